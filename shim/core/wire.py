@@ -1,0 +1,67 @@
+"""The record of one message on Redis: a short text header, a newline, the bare body.
+
+``1j 5f0c2a9b41d7e683 45 -\\n{"event":"ring"}``: version 1, kind JSON, epoch, seq, origin. The publish script writes
+epoch and seq (contract 3.2); nothing is decoded on the way to a client. A message without history has epoch ``-``
+and seq 0. The origin is the id of the connection that caused the message, or ``-``; only the echo rule
+(contract 6.5) reads it. The same record stands in the history log, so there is one format.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from shim.core.errors import WireError, shown
+from shim.core.message import Kind
+
+VERSION: Final = "1"
+NOBODY: Final = "-"
+MAX_SEQ: Final = 2**53 - 1  # Redis's Lua counts in doubles
+
+_KINDS: Final = {f"{VERSION}{kind}".encode(): kind for kind in Kind}
+
+
+class Position(NamedTuple):
+    """Where a message stands in its topic: dense `seq`, and the `epoch` that changes when history was lost."""
+
+    epoch: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message as it travels on Redis.
+
+    `position` is None for a message published without history.
+    """
+
+    kind: Kind
+    body: bytes
+    position: Position | None = None
+    origin: str | None = None
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record, as the publish script would write them."""
+    epoch, seq = record.position or (NOBODY, 0)
+    return f"{VERSION}{record.kind} {epoch} {seq} {record.origin or NOBODY}\n".encode() + record.body
+
+
+def decode(data: bytes) -> Record:
+    """Read a record back.
+
+    Raises:
+        WireError: not a record of this version.
+    """
+    header, newline, body = data.partition(b"\n")
+    try:
+        version_kind, epoch, seq, origin = header.split(b" ")
+        kind = _KINDS[version_kind]
+        position = None if epoch == b"-" else Position(epoch.decode("ascii"), int(seq))
+        sender = None if origin == b"-" else origin.decode("ascii")
+    except (ValueError, KeyError):
+        newline = b""
+    if not newline:
+        raise WireError(
+            f"not a version {VERSION} record: {shown(data)}; does something else publish under this prefix, "
+            "or a newer version of realtime shim?"
+        )
+    return Record(kind, body, position, sender)
