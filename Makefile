@@ -1,0 +1,47 @@
+# Everything a person or CI does with this checkout. `make help` lists it.
+
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test contract bench lint
+
+help: ## this list
+	@echo 'usage: make TARGET [VARIABLE=value ...]'
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@echo
+	@sed -n 's/^#: *\([A-Z_]*\) *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+#: HEADLESS   1: no page and no live screen, `make demo` ends by itself (demo)
+#: DURATION   seconds of traffic (demo)
+#: PORT_BASE  first of three ports; default 8000 (demo, serve)
+#: REDIS_URL  use this Redis instead of the embedded Valkey (demo, serve)
+#: PYTHON     the Python that .venv is made with; default: the newest suitable one found
+#: ARGS       more arguments for pytest, for example ARGS="-k hub -x" (test)
+#
+# Variables given to make reach the programs as environment variables of the same name.
+
+setup: ## make .venv and install everything pinned; the other targets do it by themselves
+	@./bootstrap test
+
+demo: ## the whole idea, live: traffic on both backends while the flag goes up and comes back
+	@./bootstrap run
+	@$(PY) -m demo
+
+serve: ## both backends in the foreground without traffic, until Ctrl-C
+	@./bootstrap run
+	@$(PY) -m demo serve
+
+test: ## lint, then all tests
+	@./bootstrap test
+	@$(PY) -m tests $(ARGS)
+
+lint: ## ruff, mypy --strict and the import rules
+	@./bootstrap test
+	@$(PY) -m tests lint
+
+contract: ## the contract suite (not there yet)
+	@echo 'make contract: the contract suite is not there yet.' >&2; exit 1
+
+bench: ## the benchmarks (not there yet)
+	@echo 'make bench: there are no benchmarks yet.' >&2; exit 1
