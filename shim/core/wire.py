@@ -53,15 +53,17 @@ def decode(data: bytes) -> Record:
     """
     header, newline, body = data.partition(b"\n")
     try:
+        if not newline:
+            raise ValueError("no header")
         version_kind, epoch, seq, origin = header.split(b" ")
-        kind = _KINDS[version_kind]
-        position = None if epoch == b"-" else Position(epoch.decode("ascii"), int(seq))
-        sender = None if origin == b"-" else origin.decode("ascii")
+        return Record(
+            _KINDS[version_kind],
+            body,
+            None if epoch == b"-" else Position(epoch.decode("ascii"), int(seq)),
+            None if origin == b"-" else origin.decode("ascii"),
+        )
     except (ValueError, KeyError):
-        newline = b""
-    if not newline:
         raise WireError(
             f"not a version {VERSION} record: {shown(data)}; does something else publish under this prefix, "
             "or a newer version of realtime shim?"
-        )
-    return Record(kind, body, position, sender)
+        ) from None

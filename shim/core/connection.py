@@ -1,0 +1,332 @@
+"""One connection: what it may say, when it is alive, when it must end. Pure; both backends run this very code.
+
+```
+            accept (raw)                 joined
+  OPENING ───────────────► JOINING ──────────────► LIVE ──┐
+     │      accept (v1)       ▲                           │ close(code): ours, or a violation,
+     └─────────► GREETING ────┘                           │ a silence, a move, a drain
+                          hello                           ▼
+  every state ── close(code) ──► CLOSING ── ended(code) ──► CLOSED       (ended: from any state)
+```
+
+The table `TRANSITIONS` is that diagram. What the shell must do comes back as effects, in order; what is written to the
+client goes through the sink.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from shim.core.cohorts import Subject
+from shim.core.hub import Sink
+from shim.core.message import Message
+from shim.core.names import Topic
+from shim.core.pacing import TokenBucket
+from shim.core.protocol import (
+    PING_FRAME,
+    TEXT_HEARTBEAT,
+    TEXT_HEARTBEAT_FRAME,
+    Close,
+    Hello,
+    Pong,
+    Protocol,
+    Violation,
+    ack_frame,
+    error_frame,
+    parse,
+    ready_frame,
+)
+from shim.core.protocol import Send as ClientSend
+from shim.core.wire import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may do. Seconds, and messages a second.
+
+    Attributes:
+        heartbeat: between pings (contract 7.1). answer: silence after a ping that ends the connection (7.1).
+        hello: time for `hello` (4003). inbound_rate, inbound_burst: messages from the client (6.3, 1008).
+        violations: seconds in which a second violation closes a v1 connection (6.3, "when repeated").
+        reconnect: what clients are told about coming back, in milliseconds (8.5).
+    """
+
+    heartbeat: float = 25.0
+    answer: float = 8.0
+    hello: float = 10.0
+    inbound_rate: float = 100.0
+    inbound_burst: float = 200.0
+    violations: float = 10.0
+    reconnect: Mapping[str, int] = field(
+        default_factory=lambda: {"base_ms": 500, "cap_ms": 30_000, "spread_ms": 2_000}
+    )
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    OPENING = auto()
+    GREETING = auto()  # v1, accepted, `hello` not seen yet
+    JOINING = auto()  # the past is being read
+    LIVE = auto()
+    CLOSING = auto()  # a close has been asked for; nothing else goes out
+    CLOSED = auto()
+
+
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
+    State.OPENING: frozenset({State.GREETING, State.JOINING, State.CLOSING, State.CLOSED}),
+    State.GREETING: frozenset({State.JOINING, State.CLOSING, State.CLOSED}),
+    State.JOINING: frozenset({State.LIVE, State.CLOSING, State.CLOSED}),
+    State.LIVE: frozenset({State.CLOSING, State.CLOSED}),
+    State.CLOSING: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Read the past with `Hub.begin(connection, resume)` and hand it over with `Hub.attach`."""
+
+    resume: Mapping[str, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Give this message to the facility's `receive`, then say `handled` or `failed`."""
+
+    message: Message
+    id: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Send a WebSocket ping (raw clients answer it without knowing)."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Close with this code and reason, after what has been sent."""
+
+    code: int
+    reason: str
+
+
+type Effect = Join | Handle | Ping | End
+
+
+class Connection:
+    """The state machine of one connection. Not thread-safe: its process's owner serialises the calls.
+
+    Attributes:
+        id: random, unguessable, unique. facility, topics: what it listens to. protocol: raw or v1.
+        subject: whose connection it is, for cohorts. user: user name, or None. echo: see contract 6.5.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        sink: Sink,
+        protocol: Protocol,
+        facility: str,
+        topics: Sequence[Topic],
+        subject: Subject,
+        user: str | None,
+        backend: str,
+        limits: Limits,
+        now: float,
+        phase: float = 0.0,
+        pings: bool = True,
+        echo: bool = True,
+        text_heartbeat: bool = False,
+    ) -> None:
+        """Make a connection that is about to be accepted.
+
+        Args:
+            now: seconds of a monotonic clock. phase: 0 to 1, random: spreads the first ping (contract 7.1).
+            pings: the shell can send a WebSocket ping and hears the pong; where it cannot, the server watches raw ones.
+        """
+        self.id = id
+        self.sink = sink
+        self.protocol = protocol
+        self.facility = facility
+        self.topics = tuple(topics)
+        self.subject = subject
+        self.user = user
+        self.backend = backend
+        self.echo = echo
+        self.state = State.OPENING
+        self.close_code: int | None = None
+        self._limits = limits
+        self._pings = pings
+        self._text_heartbeat = text_heartbeat and protocol is Protocol.RAW
+        self._inbound = TokenBucket(limits.inbound_rate, limits.inbound_burst, now)
+        self._handling = False
+        self._opened = now
+        self._next_ping = now + limits.heartbeat * (0.2 + 0.8 * phase)
+        self._pinged: float | None = None
+        self._violated: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.protocol} {self.facility} user={self.user!r} {self.state.name}>"
+
+    # Opening
+
+    def accepted(self, now: float) -> list[Effect]:
+        """The handshake reply is on its way; its topics were confirmed before (contract 2.1)."""
+        if self.state is not State.OPENING:
+            return []
+        self._opened = now
+        if self.protocol is Protocol.V1:
+            self._go(State.GREETING)
+            return []
+        self._go(State.JOINING)
+        return [Join({})]
+
+    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
+        """The hub attaches the connection: live from here. Called by the hub."""
+        if self.state is not State.JOINING:
+            return
+        self._go(State.LIVE)
+        if self.protocol is Protocol.V1:
+            self.sink.send(
+                ready_frame(
+                    connection=self.id,
+                    backend=self.backend,
+                    topics=positions,
+                    recovered=recovered,
+                    heartbeat=self._limits.heartbeat,
+                    reconnect=self._limits.reconnect,
+                )
+            )
+
+    # Coming in
+
+    def heard(self) -> None:
+        """Something, anything, came from the client: it is alive (contract 7.1)."""
+        self._pinged = None
+
+    def received(self, data: str | bytes, now: float) -> list[Effect]:
+        """A whole message came from the client (contract 6)."""
+        self.heard()
+        if self.state in (State.CLOSING, State.CLOSED):
+            return []
+        if self.protocol is Protocol.RAW:
+            if data == TEXT_HEARTBEAT and self._text_heartbeat:
+                return []  # never a message (contract 7.1)
+            return self._handle(Message.of(data), None, now)
+        try:
+            if isinstance(data, bytes):
+                raise Violation("binary", 'realtime.v1 has text frames only: use {"op":"send","b64":…}')
+            op = parse(data)
+            match op, self.state:
+                case Pong(), _:
+                    return []
+                case Hello(resume), State.GREETING:
+                    self._go(State.JOINING)
+                    return [Join(resume)]
+                case Hello(), _:
+                    raise Violation("second_hello", "hello is the first frame, once")
+                case ClientSend(_, id), State.GREETING:
+                    raise Violation("no_hello", "hello is the first frame", id)
+                case ClientSend(message, id), _:
+                    return self._handle(message, id, now)
+        except Violation as violation:
+            return self._violation(violation, now)
+
+    def handled(self, id: int | str | None) -> None:
+        """The facility's handler has taken a message."""
+        self._handling = False
+        if id is not None and self.state is State.LIVE:
+            self.sink.send(ack_frame(id))
+
+    def refused(self, id: int | str | None, reason: str, now: float) -> list[Effect]:
+        """The handler said that this client may not do that (`PermissionDenied`, `PublishingClosed`)."""
+        self._handling = False
+        if self.protocol is Protocol.RAW:
+            return self.close(Close.POLICY, reason)
+        return self._violation(Violation("forbidden", reason, id), now)
+
+    def failed(self) -> list[Effect]:
+        """The handler raised: this connection, and no other, ends (contract 6.2)."""
+        self._handling = False
+        return self.close(Close.HANDLER_FAILED, "the handler failed")
+
+    # Staying alive, and ending
+
+    def beat(self, now: float) -> list[Effect]:
+        """The process's timer has come by: say `ping`, or end what has gone silent (contract 7.1)."""
+        if self.state is State.GREETING and now - self._opened >= self._limits.hello:
+            return self.close(Close.NO_HELLO, f"no hello within {self._limits.hello:g} s")
+        if self.state is not State.LIVE:
+            return []
+        if self._handling:
+            self._pinged = (
+                None  # its pong may lie unread while the handler works: that is our silence, not its
+            )
+            return []
+        if self._pinged is not None and now - self._pinged >= self._limits.answer:
+            return self.close(Close.SILENT, f"nothing heard for {self._limits.answer:g} s after a ping")
+        if now < self._next_ping:
+            return []
+        self._next_ping = now + self._limits.heartbeat
+        if self.protocol is Protocol.V1:
+            self._pinged = now
+            self.sink.send(PING_FRAME)
+            return []
+        if self._text_heartbeat:
+            self.sink.send(TEXT_HEARTBEAT_FRAME)
+        if not self._pings:
+            return []
+        self._pinged = now
+        return [Ping()]
+
+    def move(self, now: float) -> list[Effect]:
+        """The cohort of this connection is served elsewhere now, and its turn to go there has come (contract 8.3, 8.4).
+
+        This is the place of make-before-break: a v1 client will be told `move` here and leave by itself.
+        """
+        return self.close(Close.MOVED, "moved: reconnect")
+
+    def close(self, code: int, reason: str) -> list[Effect]:
+        """End the connection; the first reason wins."""
+        if self.state in (State.CLOSING, State.CLOSED):
+            return []
+        self._go(State.CLOSING)
+        self.close_code = code
+        return [End(code, reason)]
+
+    def ended(self, code: int) -> int | None:
+        """The connection is gone, whoever ended it.
+
+        Returns:
+            The code for `disconnected`, the first time; None ever after (contract 6.4: exactly once).
+        """
+        if self.state is State.CLOSED:
+            return None
+        self._go(State.CLOSED)
+        if self.close_code is None:
+            self.close_code = code
+        return self.close_code
+
+    # Inside
+
+    def _go(self, state: State) -> None:
+        assert state in TRANSITIONS[self.state], f"{self.state.name} → {state.name} is not a transition"
+        self.state = state
+
+    def _handle(self, message: Message, id: int | str | None, now: float) -> list[Effect]:
+        if not self._inbound.take(now):
+            return self.close(
+                Close.POLICY, f"over {self._limits.inbound_rate:g} messages a second: slow down"
+            )
+        self._handling = True
+        return [Handle(message, id)]
+
+    def _violation(self, violation: Violation, now: float) -> list[Effect]:
+        self.sink.send(error_frame(violation.code, violation.reason, violation.id))
+        last, self._violated = self._violated, now
+        if last is not None and now - last < self._limits.violations:
+            return self.close(Close.POLICY, f"again: {violation}"[:120])
+        return []
