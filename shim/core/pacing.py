@@ -1,17 +1,18 @@
 """Pacing: when to try again, how much to let in, and over how long to spread what must happen to many.
 
-A storm is what many clients make when they do the same thing at the same moment. Three tools against it, all pure
-(the clock and the dice are arguments):
+A storm is what many clients make when they do the same thing at the same moment. Three tools against it,
+all pure (the clock and the dice are arguments):
 
 * `backoff`: one side cannot see the others, so it waits at random;
 * `TokenBucket`: one process can see what comes to it, so it lets in what it can carry;
-* `spread` and `moments`: one process does something to many connections (a move, contract 8.5; a drain, contract
-  9.1), so it deals the work out evenly.
+* `spread` and `moments`: one process does something to many connections (a move, contract 8.5; a drain,
+  contract 9.1), so it deals the work out evenly.
 
-How long a spread must be at least follows from what a handshake costs (facts, "Storms"): `D` connections that come
-back, `h` CPU-seconds for each, `S` processes that take them, each busy for the share `u'` with other things, need
-``W = D·h / (S·(1−u'))`` seconds. So a fleet takes ``S·(1−u')/h`` connections a second, and the rate to give to
-`spread` is ``ρ·S·(1−u')/h`` divided by the processes that are spreading, `ρ` under 1 being what is dared.
+How long a spread must be at least follows from what a handshake costs (facts, "Storms"): `D` connections
+that come back, `h` CPU-seconds for each, `S` processes that take them, each busy for the share `u'` with
+other things, need ``W = D·h / (S·(1−u'))`` seconds. So a fleet takes ``S·(1−u')/h`` connections a second,
+and the rate to give to `spread` is ``ρ·S·(1−u')/h`` divided by the processes that are spreading, `ρ`
+under 1 being what is dared.
 """
 
 from collections.abc import Callable
@@ -24,8 +25,8 @@ _ROUNDING: Final = 1e-9  # tokens: a caller that slept for `wait()` seconds must
 def backoff(attempt: int, *, base: float, cap: float, random: Callable[[], float]) -> float:
     """How long to wait before a further attempt: full jitter, anything from 0 to `min(cap, base·2^attempt)`.
 
-    Full jitter alone does not tame a storm (facts, "Storms": 4 % of users connected in the end): a client also
-    keeps to the spread it was told, and the server to its admission rate.
+    Full jitter alone does not tame a storm (facts, "Storms": 4 % of users connected in the end): a client
+    also keeps to the spread it was told, and the server to its admission rate.
 
     Args:
         attempt: failed attempts so far, 0 before the first; any size.
@@ -47,8 +48,8 @@ def backoff(attempt: int, *, base: float, cap: float, random: Callable[[], float
 class TokenBucket:
     """A rate with a burst: in any `w` seconds it grants at most `burst + rate·w` tokens.
 
-    Serves the inbound rate (contract 6.3) and the admission rate (contract 1.1). A clock that steps back grants
-    nothing extra and takes nothing away.
+    Serves the inbound rate (contract 6.3) and the admission rate (contract 1.1). A clock that steps back
+    grants nothing extra and takes nothing away.
 
     Args:
         rate: tokens a second, over 0.
@@ -78,7 +79,7 @@ class TokenBucket:
         return True
 
     def wait(self, now: float) -> float:
-        """Seconds until one token is there, 0 if it is there now; takes nothing. What `Retry-After` may say."""
+        """Seconds until one token is there, 0 if it is there now: what `Retry-After` may say; takes none."""
         self._refill(now)
         return max(0.0, (1.0 - self._tokens) / self._rate)
 
@@ -91,13 +92,15 @@ class TokenBucket:
 def spread(n: int, *, rate: float, least: float = 0.0, most: float) -> float:
     """The window over which `n` connections are moved or closed.
 
-    As long as `rate` asks for, but never longer than `most`: past it a drained process is killed anyway (contract
-    9.1: 30 s), and an operator who rolls back wants it done. So `most` beats `rate`, and `rate` beats `least`.
+    As long as `rate` asks for, but never longer than `most`: past it a drained process is killed anyway
+    (contract 9.1: 30 s), and an operator who rolls back wants it done. So `most` beats `rate`, and `rate`
+    beats `least`.
 
     Args:
         n: connections.
         rate: connections a second that the other side can take, over 0 (see the module's formula).
-        least: the shortest window, in seconds; spreads even a few, since other processes do the same just now.
+        least: the shortest window, in seconds; spreads even a few, since other processes do the same just
+            now.
         most: the longest window, in seconds; at least `least`.
 
     Returns:
@@ -114,9 +117,9 @@ def spread(n: int, *, rate: float, least: float = 0.0, most: float) -> float:
 def moments(n: int, window: float, now: float, random: Callable[[], float]) -> list[float]:
     """When each of `n` connections has its turn: in order, jittered, and in no clump.
 
-    The window is cut into `n` equal slots and each slot gets one moment, anywhere in it. So any `w` seconds hold at
-    most `w·n/window + 2` moments, while independent dice over the whole window would clump; and two processes that
-    begin at once do not keep in step.
+    The window is cut into `n` equal slots and each slot gets one moment, anywhere in it. So any `w`
+    seconds hold at most `w·n/window + 2` moments, while independent dice over the whole window would
+    clump; and two processes that begin at once do not keep in step.
 
     Args:
         n: connections.
