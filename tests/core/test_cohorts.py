@@ -111,6 +111,12 @@ class TestBuckets:
         if cohort(flag(percent=low), subject) == "channels":
             assert cohort(flag(percent=high), subject) == "channels"
 
+    @given(names)
+    def test_the_edge_is_exact(self, user: str) -> None:
+        place = bucket(FLAG, f"user:{user}")
+        assert cohort(flag(percent=place), Subject(user)) == "legacy"
+        assert cohort(flag(percent=place + 1), Subject(user)) == "channels"
+
     def test_lowering_removes_the_last_added(self) -> None:
         everybody = [Subject(user=str(n)) for n in range(5000)]
 
