@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test contract bench lint
+.PHONY: help setup demo serve test lint contract bench
 
 help: ## this list
 	@echo 'usage: make TARGET [VARIABLE=value ...]'
