@@ -22,7 +22,7 @@ LINT: tuple[tuple[str, ...], ...] = (
     ("ruff", "check", "--quiet"),
     ("ruff", "format", "--check", "--quiet"),
     ("mypy", "--no-error-summary"),
-    ("lint-imports", "--no-timing"),
+    ("lint-imports", "--no-logo"),
 )
 
 
