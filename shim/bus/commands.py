@@ -292,6 +292,11 @@ class Commands:
         (reply,) = yield [("PUBLISH", self.control_channel, body)]
         _checked(reply)
 
+    def execute(self, command: Command) -> Exchange[object]:
+        """Send one command as it is; the answer as Redis gave it."""
+        (reply,) = yield [command]
+        return _checked(reply)
+
     def ping(self) -> Exchange[None]:
         """Ask whether Redis is there."""
         (reply,) = yield [("PING",)]
@@ -339,6 +344,19 @@ def subscriptions(verb: str, channels: Iterable[str]) -> Iterator[Command]:
     names = list(channels)
     for start in range(0, len(names), SUBSCRIBE_CHUNK):
         yield (verb, *names[start : start + SUBSCRIBE_CHUNK])
+
+
+def heard(reply: object) -> tuple[str, bytes | None] | None:
+    """What a subscription was told: channel and message, or channel and None for a confirmed SUBSCRIBE.
+
+    None for all that only shows that Redis is alive: answers to PING, confirmed UNSUBSCRIBEs.
+    """
+    match reply:
+        case [b"message", bytes(channel), bytes(data)]:
+            return channel.decode(), data
+        case [b"subscribe", bytes(channel), _]:
+            return channel.decode(), None
+    return None
 
 
 def _origin(origin: str | None) -> str | None:

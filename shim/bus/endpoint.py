@@ -1,6 +1,7 @@
 """Where Redis is: a checked URL that can be shown without its password, and what to say when it cannot be used."""
 
 import inspect
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -148,3 +149,8 @@ def _without_password(url: str) -> str:
         return "without a scheme"
     rest = rest.rpartition("@")[2]
     return f"{scheme}://{rest.partition('?')[0]}"
+
+
+def client_name(name: str) -> str:
+    """A name as CLIENT LIST takes it: visible ASCII."""
+    return re.sub(r"[^!-~]", "-", name)

@@ -1,0 +1,247 @@
+"""One sync connection to Redis, and the pool of them. Twin of `shim.bus.link_asyncio`.
+
+redis-py's connections are used, not its clients, pools or PubSub. Those reconnect and retry behind the caller's back,
+which doubles a publish (contract 3.1) and loses a subscription unnoticed (contract 7.4), and they cannot keep one
+time-out over pool, connect, send and answer together (contract 7.3).
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis import connection as redis_py
+from redis.exceptions import ConnectionError as LinkLost
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as LinkTimeout
+
+from shim.bus.commands import Command
+from shim.bus.endpoint import CONNECTION_OPTIONS
+
+IDLE_CONNECTION: Final = 60.0  # seconds; what a burst opened is closed again, or a fleet would sit on its peak for ever
+GRACE: Final = 0.01  # seconds a call may be late, so that the usual call need not set any socket's time-out
+SILENCE: Final = object()
+"""What `Link.hear` returns when nothing came."""
+
+if TYPE_CHECKING:
+
+    class _Connection:
+        """What we use of redis-py's connection, most of which has no types."""
+
+        is_connected: bool
+
+        def __init__(self, **settings: Any) -> None: ...
+        def connect(self) -> None: ...
+        def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None: ...
+        def disconnect(self) -> None: ...
+        def can_read(self, timeout: float = 0) -> bool: ...
+        def pack_command(self, *args: object) -> list[bytes]: ...
+        def pack_commands(self, commands: Iterable[Command]) -> list[bytes]: ...
+        def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
+        def read_response(self, *, disconnect_on_error: bool = True) -> object: ...
+        def update_current_socket_timeout(self, relaxed_timeout: float) -> None: ...
+
+else:
+    _Connection = object
+
+
+class Link(_Connection):
+    """Mixed into redis-py's connection classes: it connects once, and all of that within a deadline.
+
+    redis-py connects again by itself when somebody sends on, or polls, a connection that has ended. Here the owner
+    decides that. redis-py reads its time-outs whenever it is about to wait, so a property can be a deadline.
+    """
+
+    deadline = 0.0
+    timeout = 0.0
+    generation = 0
+    used_at = 0.0
+    _is_new = True
+    _is_narrowed = False
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        """Seconds to connect, asked for again for each address that the host name has."""
+        return self._left()
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float | None) -> None:
+        """Redis-py sets a default."""
+
+    @property
+    def socket_timeout(self) -> float:
+        """Seconds for the handshake."""
+        return self._left()
+
+    @socket_timeout.setter
+    def socket_timeout(self, value: float | None) -> None:
+        """Redis-py sets a default."""
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        """Connect, the first time only."""
+        if self.is_connected:
+            return
+        if not self._is_new:
+            raise LinkLost("the connection has ended")
+        self._is_new = False
+        super().connect_check_health(check_health, retry_socket_connect)
+
+    def is_usable(self) -> bool:
+        """Whether it can be used again: still open, and nothing unread that would be taken for the next answer."""
+        try:
+            return self.is_connected and not self.can_read()
+        except (RedisError, OSError):
+            return False
+
+    def ask(self, commands: Sequence[Command]) -> list[object]:
+        """Send commands and return their answers, errors as exceptions, before the deadline.
+
+        Raises:
+            RedisError: no connection, or no answer; the connection has ended.
+        """
+        replies: list[object] = []
+        try:
+            self._hurry()
+            self.send(commands)
+            for _ in commands:
+                self._hurry()
+                try:
+                    replies.append(self.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            self.disconnect()  # an answer may still come, and would be taken for that of the next command
+            raise
+        return replies
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send commands."""
+        packed = self.pack_command(*commands[0]) if len(commands) == 1 else self.pack_commands(commands)
+        self.send_packed_command(packed, check_health=False)
+
+    def hear(self) -> object:
+        """The next thing that Redis says, or SILENCE after `timeout` seconds of it."""
+        try:
+            return self.read_response(disconnect_on_error=False)
+        except LinkTimeout:
+            return SILENCE
+        except RedisError:
+            raise
+        except Exception as error:  # redis-py trips over itself when another thread closes what it reads
+            if self.is_connected:
+                raise
+            raise LinkLost("closed while it was being read") from error
+
+    def relax(self) -> None:
+        """Let each send and each read take `timeout` seconds again."""
+        if self._is_narrowed:
+            self._is_narrowed = False
+            self.update_current_socket_timeout(self.timeout)
+
+    def _hurry(self) -> None:
+        left = self.deadline - monotonic()
+        if left < self.timeout - GRACE:
+            self._is_narrowed = True
+            self.update_current_socket_timeout(self._left())
+
+    def _left(self) -> float:
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise LinkTimeout("no time left")
+        return left
+
+
+@cache
+def _link_class(connection_class: type[Any]) -> type[Any]:
+    return type(f"Link{connection_class.__name__}", (Link, connection_class), {})
+
+
+def dial(url: str, *, timeout: float, deadline: float, **options: Any) -> Link:
+    """Make a connection, handshake included.
+
+    Args:
+        url: as for `Endpoint`.
+        timeout: seconds for each later send or read.
+        deadline: when it has to be there, on the monotonic clock.
+        options: more of redis-py's.
+
+    Raises:
+        RedisError: it could not be made.
+    """
+    settings: dict[str, Any] = {**cast("Any", redis_py).parse_url(url), **CONNECTION_OPTIONS, **options}
+    link: Link = _link_class(settings.pop("connection_class", redis_py.Connection))(**settings)
+    link.deadline = deadline
+    link.timeout = timeout
+    try:
+        link.connect()
+        link.update_current_socket_timeout(timeout)
+    except BaseException:
+        link.disconnect()
+        raise
+    return link
+
+
+class Pool:
+    """Connections of one process, most recently used first; the number of connections in use is bounded."""
+
+    def __init__(self, url: str, timeout: float, size: int) -> None:
+        self.pid = os.getpid()
+        self._url = url
+        self._timeout = timeout
+        self._size = size
+        self._slots = threading.Semaphore(size)
+        self._idle: list[Link] = []  # append and pop are atomic
+        self._generation = 0
+
+    def take(self, deadline: float) -> Link:
+        """A connection that is open, made if need be.
+
+        Raises:
+            RedisError: none could be had before the deadline.
+        """
+        if not self._slots.acquire(timeout=max(0.0, deadline - monotonic())):
+            raise LinkTimeout(f"all {self._size} connections of this process were busy")
+        try:
+            while self._idle:
+                try:
+                    link = self._idle.pop()
+                except IndexError:  # another thread was faster
+                    break
+                if link.is_usable():
+                    link.deadline = deadline
+                    return link
+                link.disconnect()
+            link = dial(self._url, timeout=self._timeout, deadline=deadline)
+            link.generation = self._generation
+        except BaseException:
+            self._slots.release()
+            raise
+        return link
+
+    def give_back(self, link: Link) -> None:
+        """The other end of `take`."""
+        try:
+            if not link.is_connected:
+                self.clear()  # whatever ended it, ended the others too; each would cost a caller its time-out
+                return
+            if link.generation != self._generation:
+                link.disconnect()
+                return
+            link.relax()
+            link.used_at = monotonic()
+            self._idle.append(link)
+            if self._idle[0].used_at < link.used_at - IDLE_CONNECTION:
+                self._idle.pop(0).disconnect()
+        finally:
+            self._slots.release()
+
+    def clear(self) -> None:
+        """Close what is idle now, and what is in use as soon as it comes back."""
+        self._generation += 1
+        while self._idle:
+            try:
+                self._idle.pop().disconnect()
+            except IndexError:
+                break
