@@ -20,7 +20,7 @@ from typing import Final
 
 from shim.core.cohorts import Subject
 from shim.core.hub import Sink
-from shim.core.message import Message
+from shim.core.message import MAX_MESSAGE_BYTES, Kind, Message
 from shim.core.names import Topic
 from shim.core.pacing import TokenBucket
 from shim.core.protocol import (
@@ -48,6 +48,7 @@ class Limits:
     Attributes:
         heartbeat: between pings (contract 7.1). answer: silence after a ping that ends the connection (7.1).
         hello: time for `hello` (4003). inbound_rate, inbound_burst: messages from the client (6.3, 1008).
+        max_message: bytes of a message from the client (6.3, 1009).
         violations: seconds in which a second violation closes a v1 connection (6.3, "when repeated").
         reconnect: what clients are told about coming back, in milliseconds (8.5).
     """
@@ -57,6 +58,7 @@ class Limits:
     hello: float = 10.0
     inbound_rate: float = 100.0
     inbound_burst: float = 200.0
+    max_message: int = MAX_MESSAGE_BYTES
     violations: float = 10.0
     reconnect: Mapping[str, int] = field(
         default_factory=lambda: {"base_ms": 500, "cap_ms": 30_000, "spread_ms": 2_000}
@@ -203,13 +205,8 @@ class Connection:
 
     # Coming in
 
-    def heard(self) -> None:
-        """Something, anything, came from the client: it is alive (contract 7.1)."""
-        self._pinged = None
-
     def received(self, data: str | bytes, now: float) -> list[Effect]:
         """A whole message came from the client (contract 6)."""
-        self.heard()
         if self.state in (State.CLOSING, State.CLOSED):
             return []
         if self.protocol is Protocol.RAW:
@@ -266,6 +263,8 @@ class Connection:
                 None  # its pong may lie unread while the handler works: that is our silence, not its
             )
             return []
+        if self._pinged is not None and self.sink.last_heard >= self._pinged:
+            self._pinged = None
         if self._pinged is not None and now - self._pinged >= self._limits.answer:
             return self.close(Close.SILENT, f"nothing heard for {self._limits.answer:g} s after a ping")
         if now < self._next_ping:
@@ -295,7 +294,7 @@ class Connection:
             return []
         self._go(State.CLOSING)
         self.close_code = code
-        return [End(code, reason)]
+        return [End(code, reason.encode()[:123].decode(errors="ignore"))]  # RFC 6455, section 5.5: 125 bytes in all
 
     def ended(self, code: int) -> int | None:
         """The connection is gone, whoever ended it.
@@ -317,6 +316,9 @@ class Connection:
         self.state = state
 
     def _handle(self, message: Message, id: int | str | None, now: float) -> list[Effect]:
+        if message.kind is not Kind.JSON and _size(message.value) > self._limits.max_message:
+            # What JSON carries is bounded by the frame that carried it: see `frame_limit`.
+            return self.close(Close.TOO_BIG, f"over {self._limits.max_message} bytes")
         if not self._inbound.take(now):
             return self.close(
                 Close.POLICY, f"over {self._limits.inbound_rate:g} messages a second: slow down"
@@ -330,3 +332,7 @@ class Connection:
         if last is not None and now - last < self._limits.violations:
             return self.close(Close.POLICY, f"again: {violation}"[:120])
         return []
+
+
+def _size(value: str | bytes) -> int:
+    return len(value) if isinstance(value, bytes) else len(value.encode())

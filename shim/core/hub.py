@@ -19,7 +19,7 @@ last message that the hub has seen) waits in `ahead` until the topic catches up.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -35,13 +35,25 @@ PENDING_BYTES: Final = 4 * 1_048_576
 
 
 class Sink(Interface):
-    """Where a connection's frames go. No method blocks or raises."""
+    """A connection's way to its client. No method blocks or raises.
+
+    Attributes:
+        last_heard: monotonic time of the last thing, of whatever kind, that came from the client (contract 7.1).
+    """
+
+    last_heard: float
 
     def send(self, frame: Frame) -> None:
         """Take a frame for the client."""
 
-    def allow(self, extra: int) -> None:
-        """Expect a batch of so many bytes at once: the backlog limit (contract 7.2) is raised by it until it drained."""
+    def send_batch(self, frames: Sequence[Frame]) -> None:
+        """Take frames that may together be over the backlog limit (contract 7.2): history after a resume."""
+
+    def ping(self) -> None:
+        """Send a WebSocket ping; never asked for where the backend cannot (`pings=False`)."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye after what has been sent, and end within a bounded time."""
 
     def subscribed(self) -> None:
         """All of the connection's topics are confirmed by Redis."""
@@ -328,9 +340,8 @@ class Hub:
         frames = [
             delivery.frame(member.protocol) for delivery in catch_up + kept if self._may_get(member, delivery)
         ]
-        member.sink.allow(sum(len(frame) for frame in frames))
-        for frame in frames:
-            member.sink.send(frame)
+        if frames:
+            member.sink.send_batch(frames)
         for delivery in kept:
             at = delivery.record.position or at
         if topic.phase is Phase.UNPLACED:

@@ -55,12 +55,16 @@ class Pace:
 class Refusal:
     """A handshake that is answered with an HTTP status instead (contract 1.1).
 
-    `retry_after` is in seconds and goes with 503.
+    `retry_after` is in whole seconds and goes with 503.
     """
 
     status: int
     reason: str
     retry_after: int | None = None
+
+    def headers(self) -> list[tuple[str, str]]:
+        """What goes with the status, beside the usual headers of a text."""
+        return [] if self.retry_after is None else [("Retry-After", str(self.retry_after))]
 
 
 type Due = tuple[Connection, list[Effect]]

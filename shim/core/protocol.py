@@ -20,6 +20,11 @@ MAX_RESUMED_TOPICS: Final = 1_000
 MAX_ID_CHARACTERS: Final = 64
 
 
+def frame_limit(max_message: int) -> int:
+    """The longest frame that a server takes, in bytes: a longest message as base64, and what v1 puts around it."""
+    return max_message * 4 // 3 + 4_096
+
+
 class Protocol(StrEnum):
     """What a client speaks, decided by the subprotocol it offers."""
 
@@ -38,6 +43,7 @@ class Close:
     NORMAL: Final = 1000
     GOING_AWAY: Final = 1001
     BAD_FRAME: Final = 1002
+    NO_STATUS: Final = 1005  # never on the wire: the client's close frame was empty
     BAD_UTF8: Final = 1007
     POLICY: Final = 1008
     TOO_BIG: Final = 1009

@@ -1,0 +1,1 @@
+"""The channels backend of realtime shim: WebSocket on ASGI, by way of Channels."""

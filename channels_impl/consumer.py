@@ -1,0 +1,251 @@
+"""The consumer: one instance serves one connection, from the handshake to `disconnected`.
+
+A connection's life is one task's: refuse or enter, then read, feed, perform until it ends.
+`legacy_ws4redis/application.py` is its twin.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+
+from channels_impl.backend import ChannelsBackend
+from channels_impl.outbox import Outbox, Send
+from channels_impl.process import Process, process
+from shim.conf import conf
+from shim.core.connection import Connection as CoreConnection
+from shim.core.connection import Effect, End, Handle, Join, Ping
+from shim.core.errors import RealtimeUnavailable
+from shim.core.message import Message
+from shim.core.node import Refusal
+from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol
+from shim.core.wire import Position
+from shim.door import Handshake, connection_of, identified, look, refusal_of
+from shim.facility import Facility, topics_of
+from shim.handlers import acall, log_failure, settled
+from shim.visitor import Connection
+
+logger = logging.getLogger("realtime")
+
+type Scope = Mapping[str, Any]
+type Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+
+
+class RealtimeConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no types
+    """Serves the WebSockets under `REALTIME_WS_PATH`; use `RealtimeConsumer.as_asgi()`.
+
+    It has its own loop instead of `AsyncConsumer`'s, which wakes two tasks for each frame and forgets `disconnected`
+    when a handler raises or is slow (channels #1119), and it has no channel layer: the hub sends to it directly.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI)."""
+        connect = await receive()
+        if connect["type"] != "websocket.connect":
+            return  # the client has left already
+        visit = await _entered(handshake_of(scope), receive, send)
+        if isinstance(visit, Refusal):
+            await _refuse(visit, send)
+        else:
+            await visit.serve()
+
+
+def handshake_of(scope: Scope) -> Handshake:
+    """The handshake in an ASGI scope."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        joint = "; " if name == "cookie" else ","
+        headers[name] = f"{headers[name]}{joint}{value}" if name in headers else value
+    return Handshake(scope["path"], scope["query_string"].decode("latin-1"), headers)
+
+
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    body = refusal.reason.encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    headers += refusal.headers()
+    try:
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": refusal.status,
+                "headers": [(name.encode(), value.encode()) for name, value in headers],
+            }
+        )
+        await send({"type": "websocket.http.response.body", "body": body})
+    except OSError:
+        logger.debug("a client left before it was refused")
+
+
+async def _entered(handshake: Handshake, receive: Receive, send: Send) -> "_Visit | Refusal":
+    """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
+    settings = conf()
+    served = await process()
+    found = look(handshake, served.node, settings, time.monotonic())
+    if isinstance(found, Refusal):
+        return found
+    visitor = await acall(identified, handshake, found, ChannelsBackend.cohort, settings)
+    if isinstance(visitor, Refusal):
+        return visitor
+    core = None
+    try:
+        visitor.audiences = tuple(await acall(found.audiences, visitor))
+        sink = _Sink(send, settings.max_backlog)
+        core = connection_of(
+            visitor,
+            topics_of(visitor, visitor.audiences),
+            sink,
+            node=served.node,
+            conf=settings,
+            pings=ChannelsBackend.pings_raw,
+            now=time.monotonic(),
+            random=random.random(),
+        )
+        await served.subscribe(core, sink.confirmed)
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if core.protocol is Protocol.V1 else None})
+    except BaseException as error:
+        if core is not None:
+            served.leave(core, Close.ABNORMAL)
+        if isinstance(error, Exception):
+            return refusal_of(error, visitor, served.node)
+        raise
+    return _Visit(served, found, visitor, core, sink, receive)
+
+
+class _Sink:
+    """`shim.core.hub.Sink` on an ASGI send."""
+
+    def __init__(self, send: Send, max_backlog: int) -> None:
+        self.confirmed = asyncio.Event()
+        self.last_heard = time.monotonic()
+        self.close_code: int | None = None
+        self.outbox = Outbox(send, max_backlog, self._too_slow)
+
+    def send(self, frame: Frame) -> None:
+        self.outbox.put(frame)
+
+    def send_batch(self, frames: Sequence[Frame]) -> None:
+        self.outbox.put_batch(frames)
+
+    def ping(self) -> None:
+        raise AssertionError("ASGI has no ping: see ChannelsBackend.pings_raw")
+
+    def close(self, code: int, reason: str) -> None:
+        if self.close_code is None:
+            self.close_code = code
+        self.outbox.close(code, reason)
+
+    def subscribed(self) -> None:
+        self.confirmed.set()
+
+    def _too_slow(self) -> None:
+        if self.close_code is None:
+            self.close_code = Close.TOO_SLOW
+        self.outbox.close(Close.TOO_SLOW, f"{self.outbox.backlog} bytes wait", drop=True)
+
+
+class _Visit:
+    """One accepted connection, served by the task that awaits `serve`."""
+
+    def __init__(
+        self,
+        served: Process,
+        found: Facility,
+        visitor: Connection,
+        core: CoreConnection,
+        sink: _Sink,
+        receive: Receive,
+    ) -> None:
+        self._process = served
+        self._facility = found
+        self._visitor = visitor
+        self._core = core
+        self._sink = sink
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._ended: int = Close.ABNORMAL
+
+    async def serve(self) -> None:
+        core, sink = self._core, self._sink
+        self._visitor.open(self._send_from_anywhere, self._close_from_anywhere)
+        try:
+            await self._perform(self._process.accepted(core))
+            while (data := await self._next()) is not None:
+                await self._perform(core.received(data, time.monotonic()))
+        finally:
+            sink.outbox.stop()
+            told = self._process.leave(core, self._ended)
+            if told is not None:
+                await self._disconnected(told)
+
+    async def _next(self) -> str | bytes | None:
+        """The next message, or None when the connection has ended; then `_ended` is the code."""
+        event = await self._sink.outbox.unless_stopped(self._receive)
+        self._sink.last_heard = time.monotonic()
+        if event is not None and event["type"] == "websocket.receive":
+            text: str | None = event.get("text")
+            return text if text is not None else bytes(event["bytes"])
+        if self._sink.close_code is not None:
+            self._ended = self._sink.close_code
+        elif event is None or "reason" not in event:
+            # uvicorn says 1005 for a line that just broke; only a close frame comes with a reason, be it empty.
+            self._ended = Close.ABNORMAL
+        else:
+            self._ended = event.get("code") or Close.NO_STATUS
+        return None
+
+    async def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Handle(message, id):
+                    await self._handle(message, id)
+                case Join(resume):
+                    await self._join(resume)
+                case Ping():
+                    self._sink.ping()
+                case End(code, reason):
+                    self._sink.close(code, reason)
+
+    async def _handle(self, message: Message, id: int | str | None) -> None:
+        error: Exception | None = None
+        try:
+            await acall(self._facility.receive, self._visitor, message)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, it is this connection's alone (contract 6.2)
+            error = raised
+        await self._perform(settled(error, id, self._core, self._visitor, self._process.node, time.monotonic()))
+
+    async def _join(self, resume: Mapping[str, Position]) -> None:
+        try:
+            await self._process.join(self._core, resume)
+        except RealtimeUnavailable as error:
+            logger.warning("%r cannot join, it will come again: %s", self._core, error)
+            self._close(Close.OVERLOADED, "messages cannot be had just now")
+
+    def _close(self, code: int, reason: str) -> None:
+        for effect in self._core.close(code, reason):
+            if isinstance(effect, End):
+                self._sink.close(effect.code, effect.reason)
+
+    async def _disconnected(self, code: int) -> None:
+        try:
+            await acall(self._facility.disconnected, self._visitor, code)
+        except Exception as error:  # noqa: BLE001  # the connection is gone already: all that is left is to say so
+            log_failure("disconnected", error, self._core, self._visitor, self._process.node)
+
+    # Handlers may run in a thread (`def`) or in the loop (`async def`): their order must hold in both.
+
+    def _send_from_anywhere(self, frame: Frame) -> None:
+        self._in_loop(self._sink.send, frame)
+
+    def _close_from_anywhere(self, code: int, reason: str) -> None:
+        self._in_loop(self._close, code, reason)
+
+    def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
+        if asyncio._get_running_loop() is self._loop:
+            function(*args)
+        else:
+            self._loop.call_soon_threadsafe(function, *args)

@@ -1,0 +1,237 @@
+"""One ASGI process: its hub and node, its Redis subscription, its timers. `legacy_ws4redis/process.py` is its twin.
+
+Four tasks serve all connections of the process: the subscription's reader, the timer, the healer that reads history
+for topics with a hole, and the one that polls the flag. Each connection has the task that its server gave it. Everything
+happens in one event loop, so the pure core needs no lock.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from channels_impl.backend import ChannelsBackend
+from shim.api import async_bus, redis_url
+from shim.bus.asyncio import AsyncSubscription
+from shim.conf import conf
+from shim.core.connection import Connection, End, Ping
+from shim.core.connection import Effect as ConnectionEffect
+from shim.core.errors import RealtimeUnavailable, WireError
+from shim.core.history import ReadRequest
+from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.node import Due, Node, control_channel
+from shim.core.wire import Position
+from shim.handlers import acall
+from shim.rollout import new_state, poll, poll_delay, stored
+
+logger = logging.getLogger("realtime")
+
+TICK_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 1.0
+
+
+class Process:
+    """What the connections of one process share. For use in its event loop alone."""
+
+    def __init__(self) -> None:
+        """Make it; `start` sets it going."""
+        self.conf = conf()
+        self.bus = async_bus()
+        self.hub = Hub(self.conf.prefix, standing=(control_channel(self.conf.prefix),))
+        self.node = Node(ChannelsBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
+        self._first_answer = asyncio.Event()
+        self._control = control_channel(self.conf.prefix)
+        self._reads: asyncio.Queue[tuple[ReadRequest, ...]] = asyncio.Queue()  # a topic has one read at most in it
+        self._subscription = AsyncSubscription(
+            redis_url(),
+            timeout=self.conf.timeout,
+            on_up=self._up,
+            on_message=self._message,
+            on_subscribed=self._confirmed,
+            on_down=self._down,
+            name="realtime-subscription",
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the tasks, and learn the flag. Takes `REALTIME_TIMEOUT` at most while Redis does not answer."""
+        self._subscription.start()
+        await self._learn_flag()
+        for name, work in (("timer", self._tick), ("healer", self._heal), ("flag", self._poll_flag)):
+            self._tasks.append(asyncio.create_task(_forever(work), name=f"realtime-{name}"))
+        try:
+            await asyncio.wait_for(self._first_answer.wait(), self.conf.timeout)
+        except TimeoutError:
+            logger.warning("Redis has not answered within %g s: connections will be refused", self.conf.timeout)
+
+    async def close(self) -> None:
+        """End the tasks and the connections to Redis; the ASGI server has closed the clients' before."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._subscription.close()
+        await self.bus.close()
+
+    # Connections
+
+    async def subscribe(self, connection: Connection, confirmed: asyncio.Event) -> None:
+        """Ask for a connection's topics, and wait until Redis has confirmed them (contract 2.1).
+
+        Raises:
+            RealtimeUnavailable: Redis is away, or did not confirm in time.
+        """
+        if not self.hub.up:
+            raise RealtimeUnavailable("Redis is away: no topic can be subscribed")
+        self._perform(self.hub.subscribe(connection, connection.topics))
+        try:
+            await asyncio.wait_for(confirmed.wait(), self.conf.timeout)
+        except TimeoutError:
+            raise RealtimeUnavailable(
+                f"Redis did not confirm a subscription within {self.conf.timeout:g} s"
+            ) from None
+
+    def accepted(self, connection: Connection) -> list[ConnectionEffect]:
+        """The handshake reply has been written."""
+        now = time.monotonic()
+        self.node.opened(connection, now)
+        return connection.accepted(now)
+
+    async def join(self, connection: Connection, resume: Mapping[str, Position]) -> None:
+        """Read the past of a connection's topics and hand it over (contract 5.2, 5.3).
+
+        Raises:
+            RealtimeUnavailable: Redis did not answer in time.
+        """
+        requests = self.hub.begin(connection, resume)
+        results = await self.bus.read_many(requests)
+        self._perform(self.hub.attach(connection, results, resume))
+
+    def leave(self, connection: Connection, code: int) -> int | None:
+        """Forget a connection. Returns the code for `disconnected`, the first time (contract 6.4)."""
+        self.node.closed(connection)
+        self._perform(self.hub.unsubscribe(connection))
+        return connection.ended(code)
+
+    # The bus calls these from its reader task
+
+    def _up(self) -> None:
+        self._perform(self.hub.connected())
+        self._first_answer.set()
+
+    def _down(self, error: BaseException) -> None:
+        self.hub.disconnected()
+        self._first_answer.set()
+
+    def _confirmed(self, channel: str) -> None:
+        self._perform(self.hub.confirmed(channel))
+
+    def _message(self, channel: str, data: bytes) -> None:
+        try:
+            if channel == self._control:
+                end(self.node.control(data, time.monotonic()))
+            else:
+                self._perform(self.hub.message(channel, data))
+        except WireError as error:
+            logger.warning("passed over something on %s: %s", channel, error)
+
+    # Tasks
+
+    async def _tick(self) -> None:
+        """Heartbeats, moves, drains: one timer for all connections (contract 7.1, 8.5)."""
+        retry_at = 0.0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            end(self.node.tick(now))
+            if now >= retry_at:
+                retry_at = now + RETRY_SECONDS
+                self._perform(self.hub.retry())
+
+    async def _heal(self) -> None:
+        """Read the history of topics that have a hole (contract 7.4)."""
+        while True:
+            requests = await self._reads.get()
+            try:
+                results = await self.bus.read_many(requests)
+            except RealtimeUnavailable as error:
+                logger.warning("history cannot be read, it will be tried again: %s", error)
+                for request in requests:
+                    self.hub.unhealed(request.channel)
+                continue
+            for result in results:
+                self._perform(self.hub.healed(result))
+
+    async def _poll_flag(self) -> None:
+        """Find changes of the flag that nobody pushed (contract 8.2)."""
+        while True:
+            await asyncio.sleep(poll_delay(random.random))
+            await self._learn_from_database()
+
+    # Inside
+
+    async def _learn_flag(self) -> None:
+        try:
+            snapshot = await acall(stored)
+        except RealtimeUnavailable:
+            snapshot = None
+        if snapshot is not None:
+            self.node.flag.pushed(snapshot)
+        else:
+            await self._learn_from_database()
+
+    async def _learn_from_database(self) -> None:
+        if await acall(poll, self.node.flag):
+            self.node.flipped(time.monotonic())
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the hub asks for, in its order. A write to Redis is buffered, not waited for."""
+        for effect in effects:
+            match effect:
+                case Subscribe(channels):
+                    self._subscription.subscribe(channels)
+                case Unsubscribe(channels):
+                    self._subscription.unsubscribe(channels)
+                case Read(requests):
+                    self._reads.put_nowait(requests)
+
+
+def end(due: Iterable[Due]) -> None:
+    """Do what is due on connections: pings and closes, which never block."""
+    for connection, effects in due:
+        for effect in effects:
+            match effect:
+                case Ping():
+                    connection.sink.ping()
+                case End(code, reason):
+                    connection.sink.close(code, reason)
+
+
+async def _forever(work: Callable[[], Awaitable[None]]) -> None:
+    """A task that must not die unseen: an error is logged, and the work begun again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("a realtime task failed and is started again")
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+_processes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Process]] = WeakKeyDictionary()
+
+
+async def process() -> Process:
+    """This event loop's `Process`, started when first asked for."""
+    loop = asyncio.get_running_loop()
+    starting = _processes.get(loop)
+    if starting is None or (starting.done() and (starting.cancelled() or starting.exception())):
+        starting = _processes[loop] = loop.create_task(_started())
+    return await asyncio.shield(starting)
+
+
+async def _started() -> Process:
+    fresh = Process()
+    await fresh.start()
+    return fresh

@@ -1,0 +1,210 @@
+"""The WSGI application: WebSockets are served here, everything else by the application that it wraps.
+
+```python
+application = WebsocketApplication(get_wsgi_application())
+```
+
+A connection's life is one thread's (greenlet's): refuse or enter, then read, feed, perform until it ends.
+`channels_impl/consumer.py` is its twin.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from legacy_ws4redis.backend import LegacyBackend
+from legacy_ws4redis.handshake import RUNSERVER, NoSocket, Refused
+from legacy_ws4redis.process import Process, process
+from legacy_ws4redis.transport import Transport
+from shim.conf import conf
+from shim.core.connection import Connection as CoreConnection
+from shim.core.connection import Effect, End, Handle, Join, Ping
+from shim.core.errors import RealtimeUnavailable
+from shim.core.message import Message
+from shim.core.node import Refusal
+from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol, frame_limit
+from shim.core.wire import Position
+from shim.door import Handshake, connection_of, identified, look, refusal_of, wants_websocket
+from shim.facility import Facility, topics_of
+from shim.handlers import call, log_failure, settled
+from shim.visitor import Connection
+
+logger = logging.getLogger("realtime")
+
+
+class WebsocketApplication:
+    """A WSGI application with WebSockets under `REALTIME_WS_PATH`, and another application everywhere else."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        """Wrap an application, usually Django's `get_wsgi_application()`."""
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request; a WebSocket is served until it ends."""
+        handshake = handshake_of(environ)
+        if not wants_websocket(handshake, conf()):
+            return self._application(environ, start_response)
+        visit = _entered(environ, start_response, handshake)
+        return _refused(visit, environ, start_response) if isinstance(visit, Refusal) else visit.serve()
+
+
+def handshake_of(environ: WSGIEnvironment) -> Handshake:
+    """The handshake in a WSGI request."""
+    path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+    headers = {key[5:].replace("_", "-").lower(): str(environ[key]) for key in environ if key.startswith("HTTP_")}
+    return Handshake(path.encode("latin-1").decode(errors="replace"), environ.get("QUERY_STRING", ""), headers)
+
+
+def _refused(refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    body = refusal.reason.encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    headers += refusal.headers()
+    if refusal.status == HTTPStatus.UPGRADE_REQUIRED and RUNSERVER not in environ:  # wsgiref takes no hop-by-hop header
+        headers.append(("Upgrade", "websocket"))
+    start_response(f"{refusal.status} {HTTPStatus(refusal.status).phrase}", headers)
+    return [body]
+
+
+def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake: Handshake) -> "_Visit | Refusal":
+    """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
+    settings = conf()
+    try:
+        transport = Transport(
+            environ, max_message=frame_limit(settings.max_message), max_backlog=settings.max_backlog
+        )
+    except Refused as refused:
+        return Refusal(refused.status, refused.reason)
+    except NoSocket as error:
+        logger.error("%s", error)  # noqa: TRY400  # a setting of the deployment: a traceback would not help
+        return Refusal(500, "this server offers no WebSocket")
+    served = process()
+    with served.lock:
+        found = look(handshake, served.node, settings, time.monotonic())
+    if isinstance(found, Refusal):
+        return found
+    visitor = call(identified, handshake, found, LegacyBackend.cohort, settings)
+    if isinstance(visitor, Refusal):
+        return visitor
+    core = None
+    try:
+        visitor.audiences = tuple(call(found.audiences, visitor))
+        sink = _Sink(transport)
+        core = connection_of(
+            visitor,
+            topics_of(visitor, visitor.audiences),
+            sink,
+            node=served.node,
+            conf=settings,
+            pings=LegacyBackend.pings_raw,
+            now=time.monotonic(),
+            random=random.random(),
+        )
+        served.subscribe(core, sink.confirmed)
+        transport.accept(start_response, subprotocol=SUBPROTOCOL if core.protocol is Protocol.V1 else None)
+    except Exception as error:
+        if core is not None:
+            served.leave(core, Close.ABNORMAL)
+        if isinstance(error, Refused):
+            return Refusal(error.status, error.reason)
+        return refusal_of(error, visitor, served.node)
+    return _Visit(served, found, visitor, core, transport)
+
+
+class _Sink:
+    """`shim.core.hub.Sink` on a transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.confirmed = threading.Event()
+
+    @property
+    def last_heard(self) -> float:
+        return self._transport.last_heard
+
+    def send(self, frame: Frame) -> None:
+        self._transport.send(frame.wire)
+
+    def send_batch(self, frames: Sequence[Frame]) -> None:
+        self._transport.send_batch([frame.wire for frame in frames])
+
+    def ping(self) -> None:
+        self._transport.ping()
+
+    def close(self, code: int, reason: str) -> None:
+        self._transport.close(code, reason)
+
+    def subscribed(self) -> None:
+        self.confirmed.set()
+
+
+class _Visit:
+    """One accepted connection, served by the thread that calls `serve`."""
+
+    def __init__(
+        self, served: Process, found: Facility, visitor: Connection, core: CoreConnection, transport: Transport
+    ) -> None:
+        self._process = served
+        self._facility = found
+        self._visitor = visitor
+        self._core = core
+        self._transport = transport
+
+    def serve(self) -> Iterable[bytes]:
+        core, transport = self._core, self._transport
+        self._visitor.open(core.sink.send, self._close)
+        try:
+            self._perform(self._process.accepted(core))
+            while (data := transport.receive()) is not None:
+                with self._process.lock:
+                    effects = core.received(data, time.monotonic())
+                self._perform(effects)
+        finally:
+            transport.abort()  # a no-op where it has ended; where a bug brought us here, nobody may send any more
+            code = self._process.leave(core, transport.close_code or Close.ABNORMAL)
+            if code is not None:
+                self._disconnected(code)
+        return transport.finish()
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Handle(message, id):
+                    self._handle(message, id)
+                case Join(resume):
+                    self._join(resume)
+                case Ping():
+                    self._transport.ping()
+                case End(code, reason):
+                    self._transport.close(code, reason)
+
+    def _handle(self, message: Message, id: int | str | None) -> None:
+        error: Exception | None = None
+        try:
+            call(self._facility.receive, self._visitor, message)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, it is this connection's alone (contract 6.2)
+            error = raised
+        with self._process.lock:
+            effects = settled(error, id, self._core, self._visitor, self._process.node, time.monotonic())
+        self._perform(effects)
+
+    def _join(self, resume: Mapping[str, Position]) -> None:
+        try:
+            self._process.join(self._core, resume)
+        except RealtimeUnavailable as error:
+            logger.warning("%r cannot join, it will come again: %s", self._core, error)
+            self._close(Close.OVERLOADED, "messages cannot be had just now")
+
+    def _close(self, code: int, reason: str) -> None:
+        with self._process.lock:
+            effects = self._core.close(code, reason)
+        self._perform(effects)
+
+    def _disconnected(self, code: int) -> None:
+        try:
+            call(self._facility.disconnected, self._visitor, code)
+        except Exception as error:  # noqa: BLE001  # the connection is gone already: all that is left is to say so
+            log_failure("disconnected", error, self._core, self._visitor, self._process.node)

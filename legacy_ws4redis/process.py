@@ -1,0 +1,243 @@
+"""One WSGI process: its hub and node, its Redis subscription, its timers. `channels_impl/process.py` is its twin.
+
+Four threads (greenlets under gevent) serve all connections of the process: the subscription's reader, the timer, the
+healer that reads history for topics with a hole, and the one that polls the flag. Each connection has the thread that
+its server gave it. One lock guards the pure core; nothing that may block is done while it is held.
+"""
+
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from legacy_ws4redis.backend import LegacyBackend
+from shim.api import redis_url, sync_bus
+from shim.bus.sync import SyncSubscription
+from shim.conf import conf
+from shim.core.connection import Connection, End, Ping
+from shim.core.connection import Effect as ConnectionEffect
+from shim.core.errors import RealtimeUnavailable, WireError
+from shim.core.history import ReadRequest
+from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.node import Due, Node, control_channel
+from shim.core.wire import Position
+from shim.handlers import call
+from shim.rollout import new_state, poll, poll_delay, stored
+
+logger = logging.getLogger("realtime")
+
+TICK_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 1.0
+
+
+class Process:
+    """What the connections of one process share. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Make it; `start` sets it going."""
+        self.conf = conf()
+        self.bus = sync_bus()
+        self.lock = threading.Lock()
+        self.hub = Hub(self.conf.prefix, standing=(control_channel(self.conf.prefix),))
+        self.node = Node(LegacyBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
+        self._first_answer = threading.Event()
+        self._control = control_channel(self.conf.prefix)
+        self._reads: queue.SimpleQueue[tuple[ReadRequest, ...]] = queue.SimpleQueue()
+        self._subscription = SyncSubscription(
+            redis_url(),
+            timeout=self.conf.timeout,
+            on_up=self._up,
+            on_message=self._message,
+            on_subscribed=self._confirmed,
+            on_down=self._down,
+            name="realtime-subscription",
+        )
+
+    def start(self) -> None:
+        """Start the threads, and learn the flag. Blocks for `REALTIME_TIMEOUT` at most while Redis does not answer."""
+        self._subscription.start()
+        self._learn_flag()
+        for name, work in (("timer", self._tick), ("healer", self._heal), ("flag", self._poll_flag)):
+            threading.Thread(target=_forever(work), name=f"realtime-{name}", daemon=True).start()
+        self._first_answer.wait(self.conf.timeout)
+
+    # Connections
+
+    def subscribe(self, connection: Connection, confirmed: threading.Event) -> None:
+        """Ask for a connection's topics, and wait until Redis has confirmed them (contract 2.1).
+
+        Raises:
+            RealtimeUnavailable: Redis is away, or did not confirm in time.
+        """
+        with self.lock:
+            if not self.hub.up:
+                raise RealtimeUnavailable("Redis is away: no topic can be subscribed")
+            self._perform(self.hub.subscribe(connection, connection.topics))
+        if not confirmed.wait(self.conf.timeout):
+            raise RealtimeUnavailable(f"Redis did not confirm a subscription within {self.conf.timeout:g} s")
+
+    def accepted(self, connection: Connection) -> list[ConnectionEffect]:
+        """The handshake reply has been written."""
+        now = time.monotonic()
+        with self.lock:
+            self.node.opened(connection, now)
+            return connection.accepted(now)
+
+    def join(self, connection: Connection, resume: Mapping[str, Position]) -> None:
+        """Read the past of a connection's topics and hand it over (contract 5.2, 5.3).
+
+        Raises:
+            RealtimeUnavailable: Redis did not answer in time.
+        """
+        with self.lock:
+            requests = self.hub.begin(connection, resume)
+        results = self.bus.read_many(requests)
+        with self.lock:
+            self._perform(self.hub.attach(connection, results, resume))
+
+    def leave(self, connection: Connection, code: int) -> int | None:
+        """Forget a connection. Returns the code for `disconnected`, the first time (contract 6.4)."""
+        with self.lock:
+            self.node.closed(connection)
+            self._perform(self.hub.unsubscribe(connection))
+            return connection.ended(code)
+
+    # The bus calls these from its reader thread
+
+    def _up(self) -> None:
+        with self.lock:
+            self._perform(self.hub.connected())
+        self._first_answer.set()
+
+    def _down(self, error: BaseException) -> None:
+        with self.lock:
+            self.hub.disconnected()
+        self._first_answer.set()
+
+    def _confirmed(self, channel: str) -> None:
+        with self.lock:
+            self._perform(self.hub.confirmed(channel))
+
+    def _message(self, channel: str, data: bytes) -> None:
+        try:
+            with self.lock:
+                if channel == self._control:
+                    due = self.node.control(data, time.monotonic())
+                else:
+                    due = []
+                    self._perform(self.hub.message(channel, data))
+        except WireError as error:
+            logger.warning("passed over something on %s: %s", channel, error)
+            return
+        end(due)
+
+    # Threads
+
+    def _tick(self) -> None:
+        """Heartbeats, moves, drains: one timer for all connections (contract 7.1, 8.5)."""
+        retry_at = 0.0
+        while True:
+            time.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            with self.lock:
+                due = self.node.tick(now)
+                if now >= retry_at:
+                    retry_at = now + RETRY_SECONDS
+                    self._perform(self.hub.retry())
+            end(due)
+
+    def _heal(self) -> None:
+        """Read the history of topics that have a hole (contract 7.4)."""
+        while True:
+            requests = self._reads.get()
+            try:
+                results = self.bus.read_many(requests)
+            except RealtimeUnavailable as error:
+                logger.warning("history cannot be read, it will be tried again: %s", error)
+                with self.lock:
+                    for request in requests:
+                        self.hub.unhealed(request.channel)
+                continue
+            with self.lock:
+                for result in results:
+                    self._perform(self.hub.healed(result))
+
+    def _poll_flag(self) -> None:
+        """Find changes of the flag that nobody pushed (contract 8.2)."""
+        while True:
+            time.sleep(poll_delay(random.random))
+            self._learn_from_database()
+
+    # Inside
+
+    def _learn_flag(self) -> None:
+        try:
+            snapshot = stored()
+        except RealtimeUnavailable:
+            snapshot = None
+        if snapshot is not None:
+            self.node.flag.pushed(snapshot)
+        else:
+            self._learn_from_database()
+
+    def _learn_from_database(self) -> None:
+        if call(poll, self.node.flag):
+            with self.lock:
+                self.node.flipped(time.monotonic())
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the hub asks for, in its order; called with the lock held. A write to Redis is buffered, not waited for."""
+        for effect in effects:
+            match effect:
+                case Subscribe(channels):
+                    self._subscription.subscribe(channels)
+                case Unsubscribe(channels):
+                    self._subscription.unsubscribe(channels)
+                case Read(requests):
+                    self._reads.put(requests)
+
+
+def end(due: Iterable[Due]) -> None:
+    """Do what is due on connections: pings and closes, which never block."""
+    for connection, effects in due:
+        for effect in effects:
+            match effect:
+                case Ping():
+                    connection.sink.ping()
+                case End(code, reason):
+                    connection.sink.close(code, reason)
+
+
+def _forever(work: Callable[[], None]) -> Callable[[], None]:
+    """A thread that must not die unseen: an error is logged, and the work begun again."""
+
+    def run() -> None:
+        while True:
+            try:
+                work()
+            except Exception:
+                logger.exception("a realtime thread failed and is started again")
+                time.sleep(RETRY_SECONDS)
+
+    return run
+
+
+_process: Process | None = None
+_process_pid = 0
+_process_lock = threading.Lock()
+
+
+def process() -> Process:
+    """This process's `Process`, started when first asked for: after the server has forked."""
+    global _process, _process_pid  # noqa: PLW0603  # one for each process
+    if _process is None or _process_pid != os.getpid():
+        with _process_lock:
+            if _process is None or _process_pid != os.getpid():
+                fresh = Process()
+                fresh.start()
+                _process, _process_pid = fresh, os.getpid()
+    return _process

@@ -1,0 +1,58 @@
+"""What a backend is, beyond carrying bytes: where clients find it, and what it can do.
+
+Differences between backends are declared here as capabilities with a reason, never asked for by name.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+from urllib.parse import quote
+
+from django.core.checks import CheckMessage
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+
+from shim.conf import BackendConf, conf
+
+
+class BaseBackend:
+    """One entry of `REALTIME`. Subclasses are named by its `BACKEND`.
+
+    Attributes:
+        pings_raw: the process itself pings raw clients and hears their pongs (contract 7.1). Where this is false the
+            server below does it, with the same interval, because its interface has no pings.
+    """
+
+    pings_raw: ClassVar[bool] = True
+
+    def __init__(self, entry: BackendConf) -> None:
+        """Take the settings' entry."""
+        self.entry = entry
+
+    def url(self, facility: str, request: HttpRequest) -> str:
+        """Where clients of a facility connect to this backend.
+
+        `URL` as set; where it is not, the host that the request came to, which suits a front door that routes.
+        """
+        base = self.entry.url
+        if not base:
+            scheme = "wss" if request.is_secure() else "ws"
+            base = f"{scheme}://{request.get_host()}{conf().ws_path}"
+        return base.rstrip("/") + "/" + quote(facility, safe="/")
+
+    def check(self) -> Sequence[CheckMessage]:
+        """System checks of this backend's own settings and packages."""
+        return []
+
+
+def backend(name: str) -> BaseBackend:
+    """The configured backend of that name.
+
+    Raises:
+        KeyError: `REALTIME` has no such entry.
+        ImportError: its `BACKEND` cannot be imported.
+    """
+    entry = conf().backends[name]
+    found = import_string(entry.path)(entry)
+    if not isinstance(found, BaseBackend):
+        raise ImportError(f"REALTIME[{name!r}]['BACKEND'] is not a shim.backends.BaseBackend: {entry.path}")
+    return found

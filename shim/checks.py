@@ -1,0 +1,1 @@
+"""System checks: wrong settings are found before the first connection, each with an id and a remedy."""

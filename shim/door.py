@@ -1,0 +1,175 @@
+"""The door: who may come in. One set of rules, asked by both backends in the same order (contract 1).
+
+`look` does no I/O at all, so that an overloaded process refuses before any session or database work; `identified` reads the
+session and the database.
+"""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.http import QueryDict
+from django.http.request import validate_host
+
+from shim.conf import Conf
+from shim.core.connection import Connection as CoreConnection
+from shim.core.errors import RealtimeUnavailable, shown
+from shim.core.hub import Sink
+from shim.core.names import Topic
+from shim.core.node import Node, Refusal
+from shim.core.protocol import Protocol
+from shim.facility import Facility, facility
+from shim.visitor import Connection, identify
+
+logger = logging.getLogger("realtime")
+
+_IN_DEBUG: Final = [".localhost", "127.0.0.1", "[::1]"]  # what Django allows in DEBUG without ALLOWED_HOSTS
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """A request for a WebSocket, as either kind of server gives it.
+
+    Args:
+        path: decoded, with what the server strips from it (SCRIPT_NAME, root_path) in front.
+        query: without the question mark.
+        headers: names in lower case, values joined with a comma where there were several (`cookie`: a semicolon).
+    """
+
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    cookies: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cookies", _cookies(self.headers.get("cookie", "")))
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """What the client offers, in its order of preference."""
+        return [part.strip() for part in self.headers.get("sec-websocket-protocol", "").split(",") if part.strip()]
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether the request asks for a WebSocket at all."""
+        return (
+            self.headers.get("upgrade", "").lower() == "websocket"
+            and "upgrade" in self.headers.get("connection", "").lower()
+        )
+
+
+def _cookies(header: str) -> dict[str, str]:
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
+    except CookieError:
+        return {}
+
+
+def look(handshake: Handshake, node: Node, conf: Conf, now: float) -> Facility | Refusal:
+    """Look at a handshake without doing any work for it (contract 1.1)."""
+    if not handshake.is_upgrade:
+        return NOT_AN_UPGRADE
+    name = handshake.path.removeprefix(conf.ws_path)
+    found = facility(name) if wants_websocket(handshake, conf) else None
+    if found is None:
+        return Refusal(404, f"there is no facility {shown(name)}")
+    if (reason := _wrong_origin(handshake, conf)) is not None:
+        return Refusal(403, reason)
+    return node.admit(now) or found
+
+
+NOT_AN_UPGRADE: Final = Refusal(426, "this address speaks WebSocket: send an Upgrade request")
+
+
+def wants_websocket(handshake: Handshake, conf: Conf) -> bool:
+    """Whether a request is for us: everything under `REALTIME_WS_PATH` is."""
+    return handshake.path.startswith(conf.ws_path)
+
+
+def _wrong_origin(handshake: Handshake, conf: Conf) -> str | None:
+    origin = handshake.headers.get("origin")
+    if origin is None:
+        return None  # only browsers send it, and no page can make a browser leave it out
+    try:
+        host = urlsplit(origin).hostname
+    except ValueError:
+        host = None
+    allowed = conf.origins
+    if allowed is None:
+        allowed = tuple(settings.ALLOWED_HOSTS) or (tuple(_IN_DEBUG) if settings.DEBUG else ())
+    if host and validate_host(f"[{host}]" if ":" in host else host, allowed):
+        return None
+    return f"origin {shown(origin)} is not allowed: see REALTIME_ALLOWED_ORIGINS"
+
+
+def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) -> Connection | Refusal:
+    """Find out who is there, and make the connection that the facility's handlers will see (contract 1.2).
+
+    Reads the session store and the database; runs in a thread that may block.
+    """
+    try:
+        identity = identify(handshake.cookies)
+    except Exception:
+        logger.exception("cannot tell who is there: the session store or the database failed (%s)", found.name)
+        return Refusal(503, "cannot tell who you are just now", 10)
+    return Connection(
+        id=secrets.token_urlsafe(12),
+        facility=found.name,
+        identity=identity,
+        protocol=Protocol.chosen(handshake.subprotocols),
+        backend=backend,
+        query=QueryDict(handshake.query[:8_192]),
+        headers=handshake.headers,
+        cookies=handshake.cookies,
+        max_message=conf.max_message,
+    )
+
+
+def connection_of(
+    visitor: Connection,
+    topics: Sequence[Topic],
+    sink: Sink,
+    *,
+    node: Node,
+    conf: Conf,
+    pings: bool,
+    now: float,
+    random: float,
+) -> CoreConnection:
+    """The state machine of a connection that is about to be accepted.
+
+    Args:
+        topics: what it listens to. sink: its way to the client. pings: see `BaseBackend.pings_raw`.
+        now: seconds of a monotonic clock. random: 0 to 1.
+    """
+    return CoreConnection(
+        id=visitor.id,
+        sink=sink,
+        protocol=visitor.protocol,
+        facility=visitor.facility,
+        topics=topics,
+        subject=visitor.identity.subject,
+        user=visitor.identity.user_name,
+        backend=node.backend,
+        limits=conf.limits,
+        now=now,
+        phase=random,
+        pings=pings,
+        text_heartbeat="heartbeat" in visitor.query,
+    )
+
+
+def refusal_of(error: Exception, connection: Connection, node: Node) -> Refusal:
+    """The refusal that an error before acceptance stands for: the facility's no, Redis away, or a bug (logged)."""
+    if isinstance(error, PermissionDenied):
+        return Refusal(403, str(error) or "the facility refused this connection")
+    if isinstance(error, RealtimeUnavailable):
+        return Refusal(503, "messages cannot be had just now", node.retry_after())
+    logger.error("%s.audiences() failed for %r", connection.facility, connection, exc_info=error)
+    return Refusal(500, "the facility failed")

@@ -1,0 +1,134 @@
+"""Calling a facility's methods: `def` and `async def`, from a backend that blocks and from one that awaits (contract 6.1).
+
+`call` serves threads and greenlets, `acall` serves an event loop. Database connections are given back after each call: a
+WebSocket lives for hours, and must not hold one while it waits.
+"""
+
+import asyncio
+import logging
+import selectors
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any, Final, cast
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import PermissionDenied
+from django.db import close_old_connections, connections
+
+from shim.core.connection import Connection as CoreConnection
+from shim.core.connection import Effect
+from shim.core.errors import PublishingClosed
+from shim.core.node import Node
+from shim.visitor import Connection
+
+logger = logging.getLogger("realtime")
+
+THREADS: Final = 8
+"""Threads of one ASGI process that run `def` handlers, session reads and the like."""
+
+_executor = ThreadPoolExecutor(THREADS, "realtime-handler")
+
+
+def call[T](function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+    """Call a facility's method from a thread or greenlet of its own, and wait for it.
+
+    A coroutine runs on the process's one handler loop. Raises what the method raises.
+    """
+    try:
+        result = function(*args)
+        return _loop().run(_awaited(result)) if isawaitable(result) else cast("T", result)
+    finally:
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:  # only a test's own transaction can be open here
+                connection.close()
+
+
+async def acall[T](function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+    """Call a facility's method from an event loop; a `def` runs in a thread. Raises what the method raises."""
+    if iscoroutinefunction(function):
+        return cast("T", await function(*args))
+    result = await sync_to_async(_in_thread, thread_sensitive=False, executor=_executor)(function, *args)
+    return await result if isawaitable(result) else cast("T", result)
+
+
+def settled(
+    error: Exception | None, id: int | str | None, core: CoreConnection, visitor: Connection, node: Node, now: float
+) -> list[Effect]:
+    """What follows from the end of a facility's `receive`: an ack, a refusal, or the end (contract 6.2, 6.3)."""
+    if error is None:
+        core.handled(id)
+        return []
+    if isinstance(error, (PermissionDenied, PublishingClosed)):
+        return core.refused(id, str(error)[:120] or "not allowed", now)
+    log_failure("receive", error, core, visitor, node)
+    return core.failed()
+
+
+def log_failure(method: str, error: Exception, core: CoreConnection, visitor: Connection, node: Node) -> None:
+    """Log a handler's error once, with all that tells whose it is (contract 6.2)."""
+    logger.error(
+        "%s.%s() failed: connection=%s user=%r topics=%s backend=%s cohort=%s",
+        core.facility,
+        method,
+        core.id,
+        visitor.identity.user_name,
+        ",".join(topic.label for topic in core.topics),
+        core.backend,
+        node.flag.cohort(core.subject),
+        exc_info=error,
+    )
+
+
+def _in_thread[T](function: Callable[..., T], *args: Any) -> T:
+    close_old_connections()
+    try:
+        return function(*args)
+    finally:
+        close_old_connections()
+
+
+async def _awaited[T](awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+class _PoliteSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]  # the platform's class
+    """A selector that hides the running loop while it waits.
+
+    Under gevent all greenlets of a process share one thread, and "the running loop" belongs to the thread: while this
+    loop waits, Django would refuse the ORM to every other greenlet (`SynchronousOnlyOperation`). The wait is the only
+    place where the loop gives way to them.
+    """
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        loop = asyncio._get_running_loop()  # exported by asyncio "for event loop implementers"
+        asyncio._set_running_loop(None)
+        try:
+            return cast("list[tuple[selectors.SelectorKey, int]]", super().select(timeout))
+        finally:
+            asyncio._set_running_loop(loop)
+
+
+class _HandlerLoop:
+    """An event loop in a thread of its own, or a greenlet of its own where threads are patched."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.SelectorEventLoop(_PoliteSelector())
+        threading.Thread(target=self._loop.run_forever, name="realtime-handler-loop", daemon=True).start()
+
+    def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+_handler_loop: _HandlerLoop | None = None
+_handler_loop_lock = threading.Lock()
+
+
+def _loop() -> _HandlerLoop:
+    # Made on first use, which is after the fork: no server runs handlers in its parent process.
+    global _handler_loop  # noqa: PLW0603  # one for each process
+    with _handler_loop_lock:
+        if _handler_loop is None:
+            _handler_loop = _HandlerLoop()
+        return _handler_loop

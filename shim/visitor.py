@@ -1,0 +1,175 @@
+"""Who a connection belongs to, and the connection as a facility's handlers see it."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.auth.models import AnonymousUser
+from django.http import QueryDict
+
+from shim.core.cohorts import Subject
+from shim.core.message import Message
+from shim.core.names import Audience, Everyone, Group, Session, User
+from shim.core.protocol import Frame, Protocol, direct_frame
+
+ANONYMOUS_COOKIE: Final = "realtime_anonymous"
+_ANONYMOUS_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is there (contract 1.2). `user` is a Django user, perhaps anonymous; `groups` are names."""
+
+    user: Any
+    session_key: str | None
+    groups: tuple[str, ...]
+    subject: Subject
+
+    @property
+    def user_name(self) -> str | None:
+        """The user name, or None when nobody is signed in."""
+        return str(self.user.get_username()) if self.user.is_authenticated else None
+
+
+@dataclass(slots=True)
+class _SessionHolder:
+    """The one thing that `django.contrib.auth.get_user` looks at in a request."""
+
+    session: Any
+
+
+def identify(cookies: Mapping[str, str]) -> Identity:
+    """Find out who sent these cookies: session → user → groups. Reads the session store and the database.
+
+    Both backends call this very function, so both decide alike (contract 1.2). A session that does not exist or has
+    expired is nobody; a session store that does not answer is an error, never an anonymous user.
+
+    Raises:
+        Exception: whatever the session store or the database raises.
+    """
+    session_key = None
+    user: Any = AnonymousUser()
+    if key := cookies.get(settings.SESSION_COOKIE_NAME):
+        session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+        session.get("")  # loads it: a key that does not exist, or has expired, becomes None
+        session_key = session.session_key
+        if session_key is not None:
+            user = get_user(_SessionHolder(session))  # type: ignore[arg-type]  # it reads .session alone
+    members: list[tuple[Any, str]] = []
+    if user.is_authenticated and hasattr(user, "groups"):
+        members = list(user.groups.order_by("name").values_list("pk", "name"))
+    anonymous = cookies.get(ANONYMOUS_COOKIE, "")
+    subject = Subject(
+        user=str(user.pk) if user.is_authenticated else None,
+        session=session_key,
+        anonymous=anonymous if _ANONYMOUS_ID.fullmatch(anonymous) else None,
+        staff=bool(getattr(user, "is_staff", False)),
+        superuser=bool(getattr(user, "is_superuser", False)),
+        groups=frozenset(str(pk) for pk, _ in members),
+    )
+    return Identity(user, session_key, tuple(name for _, name in members), subject)
+
+
+class Connection:
+    """One accepted WebSocket, as a facility's handlers see it.
+
+    `send` and `close` may be called from any thread or coroutine; they do not block.
+
+    Attributes:
+        id: unguessable and unique.
+        facility: the facility's name.
+        user: the Django user, an `AnonymousUser` where nobody is signed in.
+        session_key: key of the browser's session, or None.
+        groups: names of the user's groups.
+        protocol: `raw` or `v1`.
+        backend: `legacy` or `channels`: for logs, not for decisions.
+        query: the query string of the handshake.
+        cookies: the cookies of the handshake.
+        headers: the headers of the handshake, names in lower case.
+        audiences: what the connection listens to; set once `Facility.audiences` has said so.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        facility: str,
+        identity: Identity,
+        protocol: Protocol,
+        backend: str,
+        query: QueryDict,
+        headers: Mapping[str, str],
+        cookies: Mapping[str, str],
+        max_message: int,
+    ) -> None:
+        """Made by the backends; applications receive it."""
+        self.id = id
+        self.facility = facility
+        self.identity = identity
+        self.user = identity.user
+        self.session_key = identity.session_key
+        self.groups = identity.groups
+        self.protocol = protocol
+        self.backend = backend
+        self.query = query
+        self.headers = headers
+        self.cookies = cookies
+        self.audiences: tuple[Audience, ...] = ()
+        self._max_message = max_message
+        self._send: Callable[[Frame], None] | None = None
+        self._close: Callable[[int, str], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.facility} user={self.identity.user_name!r} {self.protocol}>"
+
+    def open(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:
+        """Connect the handlers' side to the socket's side. For backends."""
+        self._send, self._close = send, close
+
+    def send(self, value: object) -> None:
+        """Send something to this connection alone: no topic, no position, no history.
+
+        Args:
+            value: text (`str`), binary (`bytes`), anything `json` can carry, or a `Message`.
+
+        Raises:
+            InvalidPayload, MessageTooLarge: it cannot be carried (contract 4.2).
+            RuntimeError: the connection is not accepted yet.
+        """
+        frame = direct_frame(self.protocol, Message.of(value), self._max_message)
+        if self._send is None:
+            raise RuntimeError("a connection takes messages once it is accepted, not inside audiences()")
+        self._send(frame)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """End this connection, after what has been sent.
+
+        Args:
+            code: 1000, 1008, 1011, 1013 or 4000 to 4999 (see the contract's close codes).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: another code, or a longer reason.
+            RuntimeError: the connection is not accepted yet; raise `PermissionDenied` there instead.
+        """
+        if code not in (1000, 1008, 1011, 1013) and not 4000 <= code <= 4999:
+            raise ValueError(f"a close code is 1000, 1008, 1011, 1013 or 4000 to 4999, not {code!r}")
+        if len(reason.encode()) > 123:
+            raise ValueError(f"a close reason has at most 123 bytes: {reason[:40]!r}…")
+        if self._close is None:
+            raise RuntimeError("a connection can be closed once it is accepted: raise PermissionDenied instead")
+        self._close(code, reason)
+
+    def usual_audiences(self) -> Iterable[Audience]:
+        """Everyone, the user, the user's groups and the session: what `Facility.audiences` gives by default."""
+        yield Everyone()
+        if (name := self.identity.user_name) is not None:
+            yield User(name)
+        for group in self.groups:
+            yield Group(group)
+        if self.session_key is not None:
+            yield Session(self.session_key)
