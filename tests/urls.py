@@ -1,0 +1,6 @@
+"""The URLs that the tests' Django answers."""
+
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [path("admin/", admin.site.urls)]
