@@ -27,11 +27,12 @@ from time import monotonic
 from typing import Any, Final
 
 from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
-from django.db import connections, models, transaction
+from django.db import connections, models, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
-from shim.api import async_bus, sync_bus
+from shim.api import sync_bus
 from shim.bus.commands import new_epoch
 from shim.bus.flag import flag_key, number_command, number_from, publish_command, stored_command, stored_from
 from shim.conf import conf
@@ -43,8 +44,7 @@ from shim.flag import LISTS, flag_list, flag_model, flag_rows, read_snapshot
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL: Final = 5.0
-"""Seconds between two polls, on average: with jitter and a slow answer still within the 10 s of contract
-8.2."""
+"""Seconds between two polls, on average: with jitter and a slow answer within the 10 s of contract 8.2."""
 
 LOOK_INTERVAL: Final = 0.25
 """Seconds for which `current` trusts what it knows: contract 8.2's 250 ms, for those who get no pushes."""
@@ -118,11 +118,6 @@ def stored() -> Snapshot | None:
         RealtimeUnavailable: Redis did not answer in time.
     """
     return _ours(sync_bus().execute(*stored_command(conf().prefix)))
-
-
-async def astored() -> Snapshot | None:
-    """Like `stored`, awaited."""
-    return _ours(await async_bus().execute(*stored_command(conf().prefix)))
 
 
 def _ours(reply: object) -> Snapshot | None:
@@ -281,10 +276,13 @@ _pending = _Pending()
 def connect_signals() -> None:
     """Push the flag whenever it changes through the ORM; called when the app is ready. Idempotent.
 
-    Listens to the flag model that waffle is set to, to its lists of users and groups from either side,
-    and to users and groups being deleted. Only changes of the flag `REALTIME_FLAG` push, once for each
-    commit.
+    Listens to the flag model that waffle is set to, to its lists of users and groups from either side, and to users
+    and groups being deleted. Only changes of the flag `REALTIME_FLAG` push, once for each commit.
     """
+    try:
+        flag_model()
+    except ImproperlyConfigured:
+        return  # a system check says so, with a hint; raised here, it would keep the checks from running
     for model in _with_subclasses(flag_model()):
         pre_save.connect(_before_save, sender=model)
         post_save.connect(_after_change, sender=model)
@@ -328,6 +326,8 @@ def _after_list_change(
 
 def _before_listed_delete(instance: models.Model, using: str, **_: Any) -> None:
     # The rows that list it go without a signal of their own, and before post_delete.
+    if using != router.db_for_write(flag_model()):
+        return  # that database need not have the flag's tables
     for what in LISTS:
         field = flag_list(what)
         if field is None or not isinstance(instance, field.related_model):

@@ -235,8 +235,9 @@ class FlagState:
       bring an old value back over a newer push, it can only find what was never pushed
       (`queryset.update`, Redis down).
 
-    Where the two still cross (a push that read before a change which was not pushed), the next poll puts it
-    right, within contract 8.2's 10 s.
+    Where the two still cross (a push that read before a change which was not pushed), or where Redis fell back
+    to lower numbers of the same epoch (a fail-over to a replica that was behind), the next poll puts it right,
+    within contract 8.2's 10 s.
 
     Args:
         name: the flag, `REALTIME_FLAG`; pushes about another are passed over (two settings on one Redis).

@@ -12,6 +12,7 @@ import redis
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
+from django.db.models.signals import pre_delete
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -20,7 +21,7 @@ from waffle.models import Flag
 from shim import rollout
 from shim.core.cohorts import CHANNELS, LEGACY, Snapshot, Subject
 from shim.core.errors import RealtimeUnavailable
-from shim.flag import read_snapshot
+from shim.flag import _thousandths, read_snapshot
 from shim.rollout import connect_signals, current, new_state, poll, poll_delay, push, stored
 from tests.flags.models import BareFlag, FlagProxy, TeamFlag
 
@@ -130,6 +131,13 @@ class TestReading:
     def test_the_percentage_is_exact(self, flag: Flag, percent: str | None, thousandths: int) -> None:
         Flag.objects.update(percent=percent)
         assert read_snapshot(NAME).percent == thousandths
+
+    @pytest.mark.parametrize(
+        ("percent", "thousandths"),
+        [(0.1, 100), (12, 12_000), (Decimal("0.0019"), 1), (250, 100_000), (-1, 0), (Decimal("NaN"), 0)],
+    )
+    def test_a_percentage_of_a_field_of_ones_own(self, percent: object, thousandths: int) -> None:
+        assert _thousandths(percent) == thousandths
 
     def test_a_bounded_number_of_queries(self, flag: Flag) -> None:
         flag.users.set(User.objects.create(username=f"u{n}") for n in range(30))
@@ -248,6 +256,11 @@ class TestPushing:
         gone, left = made[0], str(made[1].pk)
         type(gone).objects.filter(pk=gone.pk).delete()
         assert getattr(ear.only(), what) == {left}
+
+    def test_a_user_is_deleted_on_a_database_without_flags(self, flag: Flag, ear: Ear) -> None:
+        ana = User.objects.create(username="ana")
+        pre_delete.send(User, instance=ana, using="elsewhere")
+        ear.nothing()
 
     def test_a_flag_is_deleted(self, flag: Flag, ear: Ear) -> None:
         flag.delete()
@@ -495,6 +508,7 @@ class TestOutages:
 
     def test_a_model_that_is_not_there_moves_nobody(self, database: None) -> None:
         with override_settings(WAFFLE_FLAG_MODEL="nowhere.Flag"):
+            connect_signals()
             assert not poll(new_state())
 
     def test_force_needs_neither_database_nor_redis(self, database: None) -> None:  # contract 8.6
