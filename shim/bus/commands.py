@@ -350,8 +350,11 @@ def heard(reply: object) -> tuple[str, bytes | None] | None:
     """What a subscription was told: channel and message, or channel and None for a confirmed SUBSCRIBE.
 
     None for all that only shows that Redis is alive: answers to PING, confirmed UNSUBSCRIBEs.
+
+    Raises:
+        RedisError: it was an error.
     """
-    match reply:
+    match _checked(reply):
         case [b"message", bytes(channel), bytes(data)]:
             return channel.decode(), data
         case [b"subscribe", bytes(channel), _]:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -21,6 +22,18 @@ _QUIET: Final[dict[str, Any]] = (
     else {"lib_name": None, "lib_version": None}
 )
 
+_REFUSALS: Final[Mapping[str, type[redis_errors.RedisError]]] = {
+    "LOADING": redis_errors.BusyLoadingError,
+    "NOAUTH": redis_errors.AuthenticationError,
+    "NOPERM": redis_errors.NoPermissionError,
+    "NOSCRIPT": redis_errors.NoScriptError,
+    "OOM": redis_errors.OutOfMemoryError,
+    "READONLY": redis_errors.ReadOnlyError,
+    "WRONGPASS": redis_errors.AuthenticationError,
+    "ERR AUTH ": redis_errors.AuthenticationError,
+    "ERR max number of clients": redis_errors.ConnectionError,
+}
+
 CONNECTION_OPTIONS: Final[dict[str, Any]] = {
     **_QUIET,
     "protocol": 2,  # a RESP3 push needs another reader, and hides nothing that we want
@@ -28,7 +41,7 @@ CONNECTION_OPTIONS: Final[dict[str, Any]] = {
     # No `retry`: redis-py's *connections* do not retry by themselves (its clients do, ten times since 6.0), and a
     # retried publish can arrive twice (contract 3.1).
 }
-"""What every connection of ours is made with, over whatever the URL says."""
+"""What every connection of redis-py's is made with, over whatever the URL says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +63,10 @@ class Endpoint:
             ValueError: not one of ours; the message never holds the password.
         """
         if not isinstance(url, str):
-            raise ValueError(f"REALTIME_REDIS_URL is a str, not {type(url).__name__}")  # noqa: TRY004  a setting
-        public = _without_password(url)
-        scheme = url.partition("://")[0]
-        if scheme not in SCHEMES or "://" not in url:
+            raise ValueError(f"REALTIME_REDIS_URL is a str, not {type(url).__name__}")
+        scheme, separator, _ = url.partition("://")
+        public = _without_password(url) if separator else "(not a URL)"
+        if scheme not in SCHEMES or not separator:
             raise ValueError(
                 f"REALTIME_REDIS_URL {shown(public)} is not supported: use redis://host:port/db, rediss:// (TLS) "
                 "or unix:///path/to/socket. Sentinel and cluster URLs are not supported yet."
@@ -144,11 +157,17 @@ def _reading(error: BaseException, timeout: float) -> tuple[str, str]:
 
 def _without_password(url: str) -> str:
     """As much of a URL, well-formed or not, as can be shown."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return "without a scheme"
+    scheme, _, rest = url.partition("://")
     rest = rest.rpartition("@")[2]
     return f"{scheme}://{rest.partition('?')[0]}"
+
+
+def refusal(text: str) -> redis_errors.RedisError:
+    """The exception for an error reply, of the class that redis-py gives it."""
+    for start, kind in _REFUSALS.items():
+        if text.startswith(start):
+            return kind(text.removeprefix(f"{start} ") if start.isalpha() else text)
+    return redis_errors.ResponseError(text)
 
 
 def client_name(name: str) -> str:
