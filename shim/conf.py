@@ -118,8 +118,8 @@ def _positive(name: str, default: float) -> float:
 
 
 def _history() -> History:
-    size = getattr(settings, "REALTIME_HISTORY_SIZE", History.size)
-    ttl = getattr(settings, "REALTIME_HISTORY_TTL", History.ttl)
+    size = getattr(settings, "REALTIME_HISTORY_SIZE", History().size)
+    ttl = getattr(settings, "REALTIME_HISTORY_TTL", History().ttl)
     try:
         return History(size, ttl)
     except ValueError as error:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import get_user
-from django.contrib.auth.models import AnonymousUser
 from django.http import QueryDict
 
 from shim.core.cohorts import Subject
@@ -51,6 +50,8 @@ def identify(cookies: Mapping[str, str]) -> Identity:
     Raises:
         Exception: whatever the session store or the database raises.
     """
+    from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415  # it needs the app registry
+
     session_key = None
     user: Any = AnonymousUser()
     if key := cookies.get(settings.SESSION_COOKIE_NAME):
