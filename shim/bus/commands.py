@@ -1,9 +1,9 @@
 """What is said to Redis, and what its answers mean: the scripts, the arguments, the parsing. Pure: no I/O.
 
 Theory of operation. A topic is three names on Redis that share a hash tag: the channel, a hash ``…:meta`` (``e`` the
-epoch, ``s`` the last seq) and a stream ``…:log``. Publishing is one script (contract 3.2): nobody can come between
-the number, the log and the PUBLISH. An entry of the log has the id ``<seq>-<when it expires, Unix ms>``, so it is
-found by `seq` and knows its own end; all times are those of Redis (`TIME`), no clock of any host takes part.
+epoch, ``s`` the last seq, ``x`` when it expires) and a stream ``…:log``. Publishing is one script (contract 3.2):
+nobody can come between the number, the log and the PUBLISH. An entry of the log has the id ``<seq>-<when it expires>``
+(Unix ms), so it is found by `seq` and knows its own end. All times are those of Redis, no clock of a host takes part.
 
 An *exchange* is a generator: it yields commands to send, is sent their answers in the same order, and returns the
 result. An answer that is an error is handed in as the exception object. The two drivers (`shim.bus.sync` and
@@ -25,7 +25,7 @@ from shim.core.errors import WireError, shown
 from shim.core.history import History, ReadRequest, ReadResult, Want
 from shim.core.message import Kind
 from shim.core.names import Topic
-from shim.core.wire import MAX_SEQ, NOBODY, Position, Record, decode, encode
+from shim.core.wire import MAX_SEQ, NOBODY, VERSION, Position, Record, decode, encode
 
 META_TTL: Final = 86_400.0
 """Seconds that a topic's epoch and seq outlive its last use.
@@ -62,44 +62,52 @@ class Script:
         return ("EVAL", self.text, 2, *keys_and_args) if load else ("EVALSHA", self.sha, 2, *keys_and_args)
 
 
-# Both scripts compute before they write, and the first write of each can be refused (OOM, READONLY, WRONGTYPE) before
-# anything has changed. Numbers are printed with %.0f: Lua's own conversion goes to 1e+14 notation.
+# What a script costs is the number of calls and of Lua functions it makes (1 to 2 µs each), much more than what the
+# calls do. So a key's time to live is set a quarter longer than it must be, and then left alone until that quarter is
+# used up. Entries are not kept longer by it: each knows its own end. For meta, its own field ``x`` says when it expires;
+# the log one has to ask, since it can be evicted alone. Numbers are printed with %.0f: Lua's own way begins to say 1e+14.
 
 PUBLISH: Final = Script(
-    """\
+    f"""\
 local meta, log, ttl = KEYS[1], KEYS[2], tonumber(ARGV[4])
-local known = redis.call('HMGET', meta, 'e', 's')
-local epoch, seq = known[1], tonumber(known[2])
-if not epoch or not seq or seq >= """
-    + str(MAX_SEQ)
-    + """ then
-  epoch, seq = ARGV[2], 0
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call('HMGET', meta, 'e', 's', 'x')
+local epoch, seq, lives_until = known[1], tonumber(known[2]), tonumber(known[3]) or 0
+if not epoch or not seq or seq >= {MAX_SEQ} then
+  epoch, seq, lives_until = ARGV[2], 0, 0
   redis.call('DEL', log)
 end
 seq = seq + 1
 local place = string.format('%.0f', seq)
-local record = '1' .. ARGV[6] .. ' ' .. epoch .. ' ' .. place .. ' ' .. ARGV[7] .. '\\n' .. ARGV[8]
-local now = redis.call('TIME')
-local expires = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + ttl)
+local record = '{VERSION}' .. ARGV[6] .. ' ' .. epoch .. ' ' .. place .. ' ' .. ARGV[7] .. '\\n' .. ARGV[8]
 local left = redis.call('PTTL', log)
-redis.call('XADD', log, 'MAXLEN', '=', ARGV[3], place .. '-' .. expires, 'r', record)
-redis.call('HSET', meta, 'e', epoch, 's', place)
-if ttl > left then
-  redis.call('PEXPIRE', log, ARGV[4])
-  left = ttl
+redis.call('XADD', log, 'MAXLEN', '=', ARGV[3], place .. '-' .. string.format('%.0f', now + ttl), 'r', record)
+if left < ttl then
+  left = math.ceil(ttl * 1.25)
+  redis.call('PEXPIRE', log, left)
 end
-redis.call('PEXPIRE', meta, string.format('%.0f', math.max(tonumber(ARGV[5]), left)))
+local need = math.max(tonumber(ARGV[5]), left)
+if lives_until < now + need then
+  local life = math.ceil(need * 1.25)
+  redis.call('HSET', meta, 'e', epoch, 's', place, 'x', string.format('%.0f', now + life))
+  redis.call('PEXPIRE', meta, life)
+else
+  redis.call('HSET', meta, 's', place)
+end
 redis.call('PUBLISH', ARGV[1], record)
-return {epoch, seq}
+return {{epoch, seq}}
 """
 )
 """KEYS: meta, log. ARGV: channel, epoch to begin if there is none, size, ttl ms, meta ttl ms, kind, origin, body."""
 
 READ: Final = Script(
     """\
-local meta, log, want, from, after = KEYS[1], KEYS[2], ARGV[1], ARGV[4], tonumber(ARGV[5])
-local known = redis.call('HMGET', meta, 'e', 's')
-local epoch, seq = known[1], tonumber(known[2])
+local meta, log, want, need, from, after = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call('HMGET', meta, 'e', 's', 'x')
+local epoch, seq, lives_until = known[1], tonumber(known[2]), tonumber(known[3]) or 0
 local lost = not epoch or not seq
 if lost then
   epoch, seq = ARGV[2], 0
@@ -107,18 +115,20 @@ elseif want == 'heal' and from == epoch and after > seq then
   lost = true
   epoch, seq = ARGV[2], after
 end
+if lost or lives_until < now + need then
+  local life = math.ceil(need * 1.25)
+  local until_then = string.format('%.0f', now + life)
+  redis.call('HSET', meta, 'e', epoch, 's', string.format('%.0f', seq), 'x', until_then)
+  redis.call('PEXPIRE', meta, life)
+end
 if lost then
-  redis.call('HSET', meta, 'e', epoch, 's', string.format('%.0f', seq))
   redis.call('DEL', log)
 end
-redis.call('PEXPIRE', meta, string.format('%.0f', math.max(tonumber(ARGV[3]), redis.call('PTTL', log))))
 local records = {}
 if lost or want == 'position' then
   return {epoch, seq, records}
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function is_alive(entry)
   return tonumber(string.match(entry[1], '-(%d+)$')) > now
 end
