@@ -2,6 +2,7 @@
 
 import os
 
+import django
 import hypothesis
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings.test")
@@ -10,3 +11,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings.test")
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("project"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "project")
+
+
+def pytest_configure() -> None:
+    django.setup()
