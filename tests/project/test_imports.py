@@ -59,6 +59,7 @@ def test_the_rules_are_kept(checkout: Path) -> None:
         ("shim.client", "import django"),
         ("legacy_ws4redis", "import asyncio"),
         ("legacy_ws4redis", "from asyncio import events"),
+        ("legacy_ws4redis", "from shim.bus.asyncio import AsyncBus"),
         ("legacy_ws4redis", "import gevent"),
         ("legacy_ws4redis", "import channels.layers"),
         ("legacy_ws4redis", "import channels_impl"),
