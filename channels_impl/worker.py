@@ -25,8 +25,8 @@ class RealtimeWorker(UvicornWorker):
         # Frames over this close with 1009; the exact limit of a message is the state machine's (contract 6.3).
         "ws_max_size": frame_limit(MAX_MESSAGE_BYTES),
         # ASGI has no ping, so uvicorn sends it to raw clients (contract 7.1).
-        "ws_ping_interval": Limits.heartbeat,
-        "ws_ping_timeout": Limits.answer,
+        "ws_ping_interval": Limits().heartbeat,
+        "ws_ping_timeout": Limits().answer,
         # About 300 KiB for each connection (uvicorn #1862).
         "ws_per_message_deflate": False,
         # uvicorn-worker sets none, so that one open socket would hold a stopping worker for ever.
