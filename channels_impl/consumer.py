@@ -106,12 +106,16 @@ async def _entered(handshake: Handshake, receive: Receive, send: Send) -> "_Visi
             random=random.random(),
         )
         await served.subscribe(core, sink.confirmed)
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if core.protocol is Protocol.V1 else None})
     except BaseException as error:
         if core is not None:
             served.leave(core, Close.ABNORMAL)
         if isinstance(error, Exception):
             return refusal_of(error, visitor, served.node)
+        raise
+    try:
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if core.protocol is Protocol.V1 else None})
+    except BaseException:  # nothing can be refused any more, and a fault of the server's is not the facility's
+        served.leave(core, Close.ABNORMAL)
         raise
     return _Visit(served, found, visitor, core, sink, receive)
 
