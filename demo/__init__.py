@@ -1,0 +1,1 @@
+"""The demo: a small dispatch room on both backends. `make demo`, `make serve`."""

@@ -1,0 +1,44 @@
+"""`make serve`: the stack in the foreground, without traffic."""
+
+import json
+import signal
+import sys
+from types import FrameType
+
+from demo.part import StackError
+from demo.stack import Stack
+
+LOOK_SECONDS = 1.0
+
+
+class Ended(BaseException):
+    """SIGTERM or Ctrl-C: stop everything. No `except Exception` may hold it."""
+
+
+def end_on_signals() -> None:
+    """From now on the first SIGTERM or SIGINT raises `Ended` in the main thread; further ones change nothing."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended
+
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, handle)
+
+
+def serve(stack: Stack) -> int:
+    """Run the stack until a signal comes. Returns the exit code."""
+    end_on_signals()
+    try:
+        print(f"starting legacy, channels and Redis; logs are in {stack.directory}", file=sys.stderr, flush=True)
+        with stack:
+            print("READY " + json.dumps(stack.ready(), separators=(",", ":")), flush=True)
+            while True:
+                signal.sigtimedwait([], LOOK_SECONDS)
+                stack.check()
+    except Ended:
+        return 0
+    except StackError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
