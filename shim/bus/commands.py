@@ -64,8 +64,9 @@ class Script:
 
 # What a script costs is the number of calls and of Lua functions it makes (1 to 2 µs each), much more than what the
 # calls do. So a key's time to live is set a quarter longer than it must be, and then left alone until that quarter is
-# used up. Entries are not kept longer by it: each knows its own end. For meta, its own field ``x`` says when it expires;
-# the log one has to ask, since it can be evicted alone. Numbers are printed with %.0f: Lua's own way begins to say 1e+14.
+# used up. Entries are not kept longer by it: each knows its own end. For meta, its own field ``x`` says when it ends;
+# the log one has to ask, since it can be evicted alone. Numbers are printed with %.0f: Lua's own way begins to say
+# 1e+14.
 
 PUBLISH: Final = Script(
     f"""\

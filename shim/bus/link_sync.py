@@ -144,12 +144,14 @@ class Link(_Connection):
         left = self.deadline - monotonic()
         if left < self.timeout - GRACE:
             self._is_narrowed = True
-            self.update_current_socket_timeout(self._left())
+            if left <= 0:
+                raise LinkTimeout("no time left")
+            self.update_current_socket_timeout(left)
 
     def _left(self) -> float:
         left = self.deadline - monotonic()
         if left <= 0:
-            raise LinkTimeout("no time left")
+            raise TimeoutError("no time left")  # as a socket says it: for this, redis-py closes the one it was making
         return left
 
 
@@ -177,6 +179,9 @@ def dial(url: str, *, timeout: float, deadline: float, **options: Any) -> Link:
     try:
         link.connect()
         link.update_current_socket_timeout(timeout)
+    except TimeoutError as error:
+        link.disconnect()
+        raise LinkTimeout("no time left to connect") from error
     except BaseException:
         link.disconnect()
         raise
