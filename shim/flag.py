@@ -7,13 +7,15 @@ from typing import Any, Final
 import waffle
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models, router
+from django.db.models.functions import Cast
 
 from shim.core.cohorts import BUCKETS, MAX_LISTED, UNVERSIONED, Snapshot, Version
 
 LISTS: Final = ("users", "groups")
 """The flag's many-to-many fields that count."""
 
-_FIELDS: Final = ("everyone", "percent", "superusers", "staff", "authenticated")
+_FIELDS: Final = ("everyone", "superusers", "staff", "authenticated")
+_PERCENT: Final = "realtime_percent"
 
 
 def flag_model() -> type[models.Model]:
@@ -63,7 +65,13 @@ def read_snapshot(
     model = flag_model()
     rows = flag_rows(name, router.db_for_write(model))
     fields = {field.name for field in model._meta.concrete_fields}  # noqa: SLF001 - documented by Django
-    row = rows.values(*fields.intersection(_FIELDS)).first()
+    wanted = list(fields.intersection(_FIELDS))
+    if "percent" in fields:
+        # waffle's field holds 99.9 at most. SQLite stores 100 all the same, and then Django cannot read the row as it
+        # is: a flag that somebody meant for all, and its rollback, would count for nobody.
+        rows = rows.annotate(**{_PERCENT: Cast("percent", models.FloatField())})
+        wanted.append(_PERCENT)
+    row = rows.values(*wanted).first()
     if row is None:
         return Snapshot(name, version=version)
     everyone = row.get("everyone")
@@ -72,7 +80,7 @@ def read_snapshot(
         name,
         exists=True,
         everyone=everyone,
-        percent=_thousandths(row.get("percent")),
+        percent=_thousandths(row.get(_PERCENT)),
         superusers=bool(row.get("superusers")),
         staff=bool(row.get("staff")),
         authenticated=bool(row.get("authenticated")),

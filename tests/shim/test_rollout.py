@@ -139,6 +139,12 @@ class TestReading:
     def test_a_percentage_of_a_field_of_ones_own(self, percent: object, thousandths: int) -> None:
         assert _thousandths(percent) == thousandths
 
+    def test_a_percentage_that_waffles_field_cannot_hold(self, flag: Flag) -> None:
+        Flag.objects.update(percent=100)
+        assert read_snapshot(NAME).percent == 100_000
+        Flag.objects.update(percent=0)
+        assert read_snapshot(NAME).percent == 0
+
     def test_a_bounded_number_of_queries(self, flag: Flag) -> None:
         flag.users.set(User.objects.create(username=f"u{n}") for n in range(30))
         with CaptureQueriesContext(
