@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from time import monotonic
 from typing import Final, cast
 
 from redis.exceptions import RedisError
@@ -300,19 +301,19 @@ class AsyncSubscription:
             self._link = None
             link.cut()
 
-    def _look(self, link: Link, *, asked: bool = False) -> None:
+    def _look(self, link: Link, asked_at: float = 0.0) -> None:
         """Look after a silent connection, from time to time."""
         if link is not self._link:
             return
-        silence = link.silence
-        if asked and silence >= self._timeout:
+        if link.heard_at < asked_at:
             link.cut(LinkTimeout("not even a PING was answered"))
             return
-        asked = silence >= self._idle
-        if asked:
+        now = monotonic()
+        wait, asked_at = link.heard_at + self._idle - now, 0.0
+        if wait <= 0:
             self._write([("PING",)])
-        wait = self._timeout if asked else self._idle - silence
-        asyncio.get_running_loop().call_later(wait, lambda: self._look(link, asked=asked))
+            wait, asked_at = self._timeout, now
+        asyncio.get_running_loop().call_later(wait, self._look, link, asked_at)
 
     def _take(self, reply: object) -> None:
         news = heard(reply)

@@ -134,9 +134,9 @@ class Link(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @property
-    def silence(self) -> float:
-        """Seconds since something came; none while we are the ones who do not listen."""
-        return 0.0 if self._is_paused else monotonic() - self._received_at
+    def heard_at(self) -> float:
+        """When something came last, on the monotonic clock; now, while we are the ones who do not listen."""
+        return monotonic() if self._is_paused else self._received_at
 
     async def hear(self) -> object:
         """The next thing that Redis says; a refusal is returned as the exception it is.

@@ -84,6 +84,9 @@ class Heard:
     def downs(self) -> list[RealtimeUnavailable]:
         return [what for kind, what in self.news if kind == "down"]
 
+    def forget_confirmations(self) -> None:
+        self.news[:] = [each for each in self.news if each[0] != "subscribed"]
+
     def confirmed(self, channel: str) -> int:
         return self.news.count(("subscribed", channel))
 
