@@ -12,8 +12,8 @@ out first, and the answer waits for them; so what a handler sees never depends o
 After our own `close` nothing more is handed out. The reader then waits for the peer to hang up, for `CLOSE_TIMEOUT`,
 because closing earlier could destroy the close frame on its way: a TCP that closes with unread bytes sends RST.
 
-Under gevent a greenlet that always has something to read never lets others run. So every `TURN` reads or messages
-without a wait the reader gives way.
+Under gevent a greenlet that always has something to read never lets others run: one client that sends without a pause
+would stop a whole process. So a reader that has not waited for `TURN` gives way.
 """
 
 import time
@@ -36,7 +36,8 @@ from legacy_ws4redis.outbox import CLOSE_TIMEOUT, Outbox
 __all__ = ["CLOSE_TIMEOUT", "TOO_SLOW", "NoSocket", "Refused", "Transport"]
 
 TOO_SLOW: Final = 4001  # contract 7.2
-TURN: Final = 64
+TURN: Final = 0.005  # seconds
+PAUSE: Final = 0.000_1  # seconds; gevent's sleep(0) lets greenlets in, but looks at no socket for up to 50 of them
 
 _CONTROL_SIZE: Final = 125  # bytes in the largest control frame, RFC 6455 5.5
 _REASON_SIZE: Final = _CONTROL_SIZE - 2
@@ -75,7 +76,7 @@ class Transport:
         self._partial_is_text = False
         self._verdict: tuple[bytes, int, str] | None = None  # the peer ended it: our last frame, code, reason
         self._eof = False
-        self._turns = 0
+        self._turn_since = 0.0
         self.last_heard = time.monotonic()
         """Monotonic time of the last byte that came, of whatever frame (contract 7.1)."""
         self.reading_since: float | None = None
@@ -210,7 +211,6 @@ class Transport:
             return b""
 
     def _wait(self, descriptor: Descriptor) -> bytes:
-        self._turns = 0
         self.reading_since = time.monotonic()
         try:
             while True:
@@ -223,12 +223,12 @@ class Transport:
             return b""
         finally:
             self.reading_since = None
+            self._turn_since = time.monotonic()
 
     def _give_way(self) -> None:
-        self._turns += 1
-        if self._turns >= TURN:
-            self._turns = 0
-            time.sleep(0)
+        if time.monotonic() - self._turn_since >= TURN:
+            time.sleep(PAUSE)
+            self._turn_since = time.monotonic()
 
     def _linger(self) -> None:
         """Wait for the peer to hang up, and throw away what it says."""
@@ -240,6 +240,7 @@ class Transport:
                 if (left := self._time_left()) <= 0:
                     self._outbox.abort()
                     break
+                self._give_way()
                 self._notice_close(descriptor.read(left))
         except TimeoutError:
             self._outbox.abort()

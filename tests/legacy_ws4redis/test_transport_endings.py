@@ -244,6 +244,32 @@ def test_one_frame_may_be_larger_than_the_limit(server: Server, name: str) -> No
         assert len(client.read()[1]) == 12_000_000
 
 
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_client_that_never_pauses_stops_nobody(server: Server, name: str, *, ending: bool) -> None:
+    # Under gevent a greenlet that always finds bytes never waits, so it must give way on its own.
+    with opened(server, f"{name}b") as bystander, opened(server, name) as client:
+        if ending:
+            server.control(name, "close", code=1008)
+        pongs, done = frame(PONG, b"x" * 10) * 5_000, threading.Event()
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                while not done.is_set():
+                    client.send(pongs)
+
+        talker = threading.Thread(target=talk)
+        talker.start()
+        try:
+            started = time.monotonic()
+            for _ in range(20):
+                bystander.send(frame(TEXT, b"my turn"))
+                assert bystander.read() == (TEXT, b"my turn")
+            assert time.monotonic() - started < 3
+        finally:
+            done.set()
+            talker.join()
+
+
 # The server
 
 

@@ -1,5 +1,6 @@
 """The transport's parts where no server is needed: the flusher's survival, limits, what a server's offer lacks."""
 
+import itertools
 import logging
 import os
 import resource
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from legacy_ws4redis import flusher as flusher_module
 from legacy_ws4redis import handshake
@@ -265,6 +268,37 @@ def test_a_broken_rule_decides_even_when_a_close_frame_follows_at_once(
     assert transport.receive() is None
     assert transport.close_code == 1007  # contract 6.3, however TCP cut the stream
     transport.finish()
+
+
+PIECES = [
+    *(frame(TEXT, b"one"), frame(BINARY, b"\0"), frame(TEXT, "€".encode()), frame(PING, b"?"), frame(TEXT)),
+    *(frame(TEXT, b"a", fin=False), frame(CONT, b"b", fin=False), frame(CONT, b"c"), frame(BINARY, bytes(999))),
+    *(frame(CLOSE), frame(CLOSE, b"\x03\xe8bye"), frame(TEXT, b"\xff"), frame(BINARY, bytes(1_001)), frame(3), b"\x01"),
+]
+
+
+def heard(data: bytes, cuts: list[int]) -> tuple[list[str | bytes], int | None, bytes]:
+    """What a handler and the client see when TCP cuts a stream at these places."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = accepted(ours)
+        edges = [0, *sorted(cuts), len(data)]
+        segments = iter([data[start:end] for start, end in itertools.pairwise(edges) if start < end])
+        transport._descriptor.read_now = lambda: next(segments, b"")  # type: ignore[method-assign, union-attr]
+        transport._descriptor.read = lambda _: next(segments, b"")  # type: ignore[method-assign, union-attr]
+        messages = []
+        while (message := transport.receive()) is not None:
+            messages.append(message)
+        transport.finish()
+        return messages, transport.close_code, theirs.recv(65_536)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map(b"".join), st.lists(st.integers(0, 1_200), max_size=8))
+def test_nothing_depends_on_how_tcp_cuts_the_stream(data: bytes, cuts: list[int]) -> None:
+    whole = heard(data, [])
+    assert heard(data, [min(cut, len(data)) for cut in cuts]) == whole  # contract 6.1, 6.3
+    if len(data) < 100:
+        assert heard(data, list(range(len(data)))) == whole
 
 
 def test_after_our_close_nothing_is_handed_out(pair: tuple[socket.socket, socket.socket]) -> None:
