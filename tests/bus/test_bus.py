@@ -277,14 +277,14 @@ def test_waiting_for_a_connection_is_bounded_and_named(driver: Driver, server: E
     else:
         give_back = driver.wait_for(_hold(bus))
     before = time.monotonic()
-    with pytest.raises(RealtimeUnavailable, match="all 1 connections of this .* were busy"):
+    with pytest.raises(RealtimeUnavailable, match=r"all 1 connections of this .* were busy"):
         face.ping()
     assert 0.25 < time.monotonic() - before < 1.0
     driver.run(give_back)
     face.ping()
 
 
-async def _hold(bus: AsyncBus) -> Callable[[], None]:
+async def _hold(bus: AsyncBus) -> "functools.partial[None]":
     pool = await bus._pool()
     return functools.partial(pool.give_back, await pool.take())
 
