@@ -41,6 +41,7 @@ class _Ready(NamedTuple):
     kind: Kind
     body: bytes
     history: History
+    origin: str | None = None
 
 
 def _ready(facility: str, audience: Audience, message: object, history: History | None) -> _Ready:
