@@ -109,15 +109,21 @@ class _Joining:
 
     kept: list[Delivery] = field(default_factory=list)
     size: int = 0
-    overflowed: bool = False  # more than PENDING_BYTES: the history has to give it instead
 
     def keep(self, delivery: Delivery) -> None:
         self.size += len(delivery.record.body)
         if self.size > PENDING_BYTES:
-            self.kept.clear()
-            self.overflowed = True
-        if not self.overflowed:
+            self.kept.clear()  # the history has to give it instead: see `_rewind`
+        else:
             self.kept.append(delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A read that is on its way: it starts after a position, and can only be behind `seen` if Redis lost something."""
+
+    after: Position
+    seen: int
 
 
 @dataclass(slots=True, eq=False)
@@ -133,8 +139,9 @@ class _Topic:
     joining: dict[Member, _Joining] = field(default_factory=dict)
     pending: list[Record] = field(default_factory=list)
     pending_bytes: int = 0
+    asked_after: int = 0  # this many of `pending` had arrived when the read was asked for
     unsure: bool = False  # something may have been missed while messages waited: heal once more
-    reading: bool = False
+    reading: _Asked | None = None  # the read that is on its way
     encoded_label: bytes = b""
 
     def of(self, protocol: Protocol) -> dict[Member, None]:
@@ -207,9 +214,14 @@ class Hub:
     def healed(self, result: ReadResult) -> list[Effect]:
         """The history that was asked for is here: hand it on, then what waited."""
         topic = self._topics.get(result.channel)
-        if topic is None or not topic.reading:
+        if topic is None or topic.reading is None:
             return []
-        topic.reading = False
+        asked, topic.reading = topic.reading, None
+        if asked.after != topic.position:
+            return self._heal(topic)  # rewound meanwhile: ask again, from there
+        if result.position.epoch == topic.position.epoch and result.position.seq < asked.seen:
+            topic.position = Position(result.position.epoch, asked.seen)  # asked after this, Redis starts a new epoch
+            return self._heal(topic)
         first = result.position.seq + 1 - len(result.records)
         complete = result.position.epoch == topic.position.epoch and first <= topic.position.seq + 1
         if not complete:
@@ -224,7 +236,7 @@ class Hub:
         """The history could not be read: `retry` will ask again."""
         topic = self._topics.get(channel)
         if topic is not None:
-            topic.reading = False
+            topic.reading = None
 
     def retry(self) -> list[Effect]:
         """Ask again for what healing topics still wait for. Call it every second or so."""
@@ -336,14 +348,10 @@ class Hub:
     def _enter(
         self, topic: _Topic, member: Member, at: Position, catch_up: list[Delivery], joining: _Joining
     ) -> list[Effect]:
-        kept = [delivery for delivery in joining.kept if _is_after(delivery.record.position, at)]
-        frames = [
-            delivery.frame(member.protocol) for delivery in catch_up + kept if self._may_get(member, delivery)
-        ]
+        since, at = _unbroken(joining.kept, at)
+        frames = [delivery.frame(member.protocol) for delivery in catch_up + since if self._may_get(member, delivery)]
         if frames:
             member.sink.send_batch(frames)
-        for delivery in kept:
-            at = delivery.record.position or at
         if topic.phase is Phase.UNPLACED:
             topic.position = at
             topic.of(member.protocol)[member] = None
@@ -352,11 +360,12 @@ class Hub:
             topic.of(member.protocol)[member] = None
             return []
         topic.ahead[member] = at
-        if at.epoch == topic.position.epoch and at.seq > topic.position.seq:
-            return []  # its read was later than the last message that reached us
-        if joining.overflowed and at.epoch == topic.position.epoch:
+        if at.epoch == topic.position.epoch:
+            if at.seq > topic.position.seq:
+                return []  # its read was later than the last message that reached us
             self._rewind(topic, at)
-        # Otherwise Redis stands in another epoch, or behind what it has already sent us: it has lost something.
+        elif topic.phase is Phase.HEALING:
+            topic.unsure = True  # one of the two epochs is over: a read that begins after this will tell which
         return self._heal(topic) if topic.phase is Phase.LIVE else []
 
     def _may_get(self, member: Member, delivery: Delivery) -> bool:
@@ -396,17 +405,20 @@ class Hub:
     def _hand_on_to_ahead(self, topic: _Topic, delivery: Delivery, sender: Member | None) -> None:
         position = delivery.record.position
         for member, at in list(topic.ahead.items()):
-            if position is not None and position.epoch == at.epoch and position.seq <= at.seq:
-                if position.seq < at.seq:
-                    continue
-            elif member is not sender:
-                member.sink.send(delivery.frame(member.protocol))
-            if position is not None:
+            if position is None:
+                if member is not sender:
+                    member.sink.send(delivery.frame(member.protocol))
+            elif position.epoch == at.epoch and position.seq >= at.seq:
+                if position.seq > at.seq and member is not sender:
+                    member.sink.send(delivery.frame(member.protocol))
                 del topic.ahead[member]
                 topic.of(member.protocol)[member] = None
 
     def _rewind(self, topic: _Topic, at: Position) -> None:
-        """Go back to an older position, for a connection that has only come so far; the others are ahead of it."""
+        """Go back to an older position, for a connection that has only come so far; the others are ahead of it.
+
+        Two connections that join at once read at different moments, and the later one may be attached first.
+        """
         for members in (topic.raw, topic.v1):
             for member in members:
                 topic.ahead[member] = topic.position
@@ -420,43 +432,68 @@ class Hub:
         topic.pending_bytes += len(record.body)
         if topic.pending_bytes > PENDING_BYTES:
             topic.pending.clear()
-            topic.pending_bytes = 0
+            topic.pending_bytes = topic.asked_after = 0
             topic.unsure = True
 
     def _heal(self, topic: _Topic) -> list[Effect]:
         topic.phase = Phase.HEALING
-        if topic.reading:
+        if topic.reading is not None:
             return []
-        topic.reading = True
+        epoch = topic.position.epoch
+        seen = max((at.seq for at in topic.ahead.values() if at.epoch == epoch), default=0)
+        topic.reading = _Asked(topic.position, seen)
+        topic.asked_after = len(topic.pending)
         return [Read((ReadRequest(topic.channel, Want.HEAL, topic.position),))]
 
     def _resume(self, topic: _Topic) -> list[Effect]:
         """The topic knows its place (again): hand on what waited; a hole in it heals once more."""
         topic.phase = Phase.LIVE
-        waited, topic.pending, topic.pending_bytes = topic.pending, [], 0
         if topic.unsure:
             topic.unsure = False
             return self._heal(topic)
+        for member, at in list(topic.ahead.items()):
+            if at.epoch != topic.position.epoch:
+                self._skip(topic, member)  # what it joined in is over
+        waited, topic.pending, topic.pending_bytes = topic.pending, [], 0
+        known, topic.asked_after = topic.asked_after, 0
         for index, record in enumerate(waited):
+            if index < known and record.position is not None and record.position.epoch != topic.position.epoch:
+                continue  # Redis was asked after it had come, and its epoch was over by then
             if effects := self._advance(topic, record):
                 for later in waited[index + 1 :]:
                     self._wait(topic, later)
+                topic.asked_after = len(topic.pending)
                 return effects
         return []
 
     def _gap(self, topic: _Topic, position: Position) -> None:
+        """Skip to a position: what is missing before it cannot be had any more."""
         topic.position = position
         frame = gap_frame(topic.label, position)
         for member in topic.v1:
             member.sink.send(frame)
         for member, at in list(topic.ahead.items()):
-            if at.epoch == position.epoch and at.seq >= position.seq:
-                continue  # it has read the new epoch itself
-            del topic.ahead[member]
-            topic.of(member.protocol)[member] = None
-            if member.protocol is Protocol.V1:
-                member.sink.send(frame)
+            if at.epoch != position.epoch or at.seq < position.seq:  # others have read the new epoch themselves
+                self._skip(topic, member)
+
+    def _skip(self, topic: _Topic, member: Member) -> None:
+        del topic.ahead[member]
+        topic.of(member.protocol)[member] = None
+        if member.protocol is Protocol.V1:
+            member.sink.send(gap_frame(topic.label, topic.position))
 
 
-def _is_after(position: Position | None, at: Position) -> bool:
-    return position is None or position.epoch != at.epoch or position.seq > at.seq
+def _unbroken(kept: list[Delivery], at: Position) -> tuple[list[Delivery], Position]:
+    """What a connection that stands at a position takes of what was kept for it, and where it stands then.
+
+    What does not follow without a hole is left to the healing of the topic.
+    """
+    taken = []
+    for delivery in kept:
+        position = delivery.record.position
+        if position is None:
+            taken.append(delivery)
+        elif position == (at.epoch, at.seq + 1):
+            taken.append(delivery)
+            at = position
+    return taken, at

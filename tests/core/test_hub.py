@@ -1,0 +1,364 @@
+"""The hub against a Redis that is all there is to know about Redis: a log, a position, a line that can break."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from shim.core.history import ReadRequest, ReadResult, Want
+from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.message import Kind
+from shim.core.names import Everyone, Group, Topic, User
+from shim.core.protocol import Frame, Protocol
+from shim.core.wire import Position, Record, encode
+
+TOPICS = (Topic("calls", Everyone()), Topic("calls", User("ana")), Topic("calls", Group("a:b")))
+SIZE = 6
+
+
+class Member:
+    """A connection that writes down what it gets."""
+
+    def __init__(self, id: str, protocol: Protocol, echo: bool = True) -> None:
+        self.id = id
+        self.protocol = protocol
+        self.echo = echo
+        self.sink = self
+        self.last_heard = 0.0
+        self.confirmed = False
+        self.positions: dict[str, Position] | None = None
+        self.recovered: dict[str, bool] = {}
+        self.frames: list[Frame] = []
+
+    def send(self, frame: Frame) -> None:
+        assert self.positions is not None, "a frame before the connection was attached"
+        self.frames.append(frame)
+
+    def send_batch(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            self.send(frame)
+
+    def ping(self) -> None:
+        raise AssertionError
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError
+
+    def subscribed(self) -> None:
+        self.confirmed = True
+
+    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
+        assert self.positions is None, "attached twice"
+        self.positions, self.recovered = dict(positions), dict(recovered)
+
+    def heard(self) -> list[dict[str, object]]:
+        return [json.loads(frame.data) for frame in self.frames]
+
+    def texts(self) -> list[str]:
+        return [frame.string for frame in self.frames]
+
+
+@dataclass
+class Log:
+    """One topic on Redis."""
+
+    epoch: str = "e1"
+    seq: int = 0
+    records: list[Record] = field(default_factory=list)
+
+
+class Redis:
+    """Topics, one subscriber, and the line to it."""
+
+    def __init__(self) -> None:
+        self.logs = {topic.channel("rt"): Log() for topic in TOPICS}
+        self.subscribed: set[str] = set()
+        self.line: list[tuple[str, str, bytes]] = []  # what is on its way to the subscriber
+        self.up = True
+        self.epochs = 1
+
+    def publish(self, channel: str, *, history: bool, body: str, origin: str | None = None) -> Record:
+        log = self.logs[channel]
+        position = None
+        if history:
+            log.seq += 1
+            position = Position(log.epoch, log.seq)
+        record = Record(Kind.TEXT, body.encode(), position, origin)
+        if history:
+            log.records = [*log.records, record][-SIZE:]
+        if channel in self.subscribed:
+            self.line.append(("message", channel, encode(record)))
+        return record
+
+    def read(self, request: ReadRequest) -> ReadResult:
+        log = self.logs[request.channel]
+        position = Position(log.epoch, log.seq)
+        after = request.after
+        if request.want is Want.LAST:
+            return ReadResult(request.channel, position, tuple(log.records[-1:]))
+        if request.want is Want.AFTER:
+            assert after is not None
+            records = tuple(r for r in log.records if r.position and r.position.seq > after.seq)
+            result = ReadResult(request.channel, position, records)
+            return result if result.completes(after) else ReadResult(request.channel, position)
+        if request.want is Want.HEAL:
+            assert after is not None
+            if after.epoch == log.epoch and after.seq > log.seq:
+                self.new_epoch(log)
+                log.records = []
+                return ReadResult(request.channel, Position(log.epoch, log.seq))
+            floor = after.seq if after.epoch == log.epoch else 0
+            return ReadResult(
+                request.channel, position, tuple(r for r in log.records if r.position and r.position.seq > floor)
+            )
+        return ReadResult(request.channel, position)
+
+    def new_epoch(self, log: Log) -> None:
+        self.epochs += 1
+        log.epoch = f"e{self.epochs}"
+
+
+class HubMachine(RuleBasedStateMachine):
+    """Any interleaving of publishing, joining, leaving, healing, breaking lines and losing data."""
+
+    members = Bundle("members")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hub = Hub("rt", standing=("rt:control",))
+        self.redis = Redis()
+        self.reads: list[ReadRequest] = []
+        self.alive: dict[Member, dict[str, Topic]] = {}
+        self.asked: dict[Member, list[ReadResult]] = {}
+        self.answers: list[ReadResult] = []
+        self.resumes: dict[Member, dict[str, Position]] = {}
+        self.after_ready: dict[Member, list[tuple[str, Record]]] = {}
+        self.ready_at: dict[Member, int] = {}
+        self.count = 0
+        self.lossless = True
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Subscribe(channels):
+                    for channel in channels:
+                        self.redis.subscribed.add(channel)
+                        self.redis.line.append(("subscribe", channel, b""))
+                case Unsubscribe(channels):
+                    self.redis.subscribed -= set(channels)
+                case Read(requests):
+                    self.reads.extend(requests)
+
+    @initialize()
+    def connect(self) -> None:
+        self.perform(self.hub.connected())
+
+    @rule(
+        target=members,
+        protocol=st.sampled_from(Protocol),
+        topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
+    )
+    def subscribe(self, protocol: Protocol, topics: list[Topic]) -> Member:
+        self.count += 1
+        member = Member(f"c{self.count}", protocol)
+        self.alive[member] = {topic.channel("rt"): topic for topic in topics}
+        self.perform(self.hub.subscribe(member, topics))
+        return member
+
+    @rule(
+        target=members,
+        protocol=st.sampled_from(Protocol),
+        topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
+        back=st.integers(0, SIZE + 2),
+    )
+    def join(self, protocol: Protocol, topics: list[Topic], back: int) -> Member:
+        """All steps at once, as it mostly goes."""
+        member = self.subscribe(protocol, topics)
+        while self.redis.line and not member.confirmed:
+            self.arrive(1)
+        self.begin(member, back)
+        self.attach(member)
+        return member
+
+    @rule(member=members, back=st.integers(0, SIZE + 2))
+    def begin(self, member: Member, back: int) -> None:
+        if member not in self.alive or member in self.asked or member.positions is not None or not member.confirmed:
+            return
+        resume = {}
+        if member.protocol is Protocol.V1 and back:
+            for channel, topic in self.alive[member].items():
+                log = self.redis.logs[channel]
+                resume[topic.label] = Position(log.epoch, log.seq - back + 1)
+        self.resumes[member] = resume
+        self.asked[member] = [self.redis.read(r) for r in self.hub.begin(member, resume)]
+        # What the client saw as the end of its handshake: everything published from here on is due (contract 2.1).
+        self.after_ready[member] = []
+
+    @rule(member=members)
+    def attach(self, member: Member) -> None:
+        if member not in self.alive or member not in self.asked:
+            return
+        results = self.asked.pop(member)
+        self.perform(self.hub.attach(member, results, self.resumes[member]))
+
+    @rule(member=consumes(members))
+    def leave(self, member: Member) -> None:
+        if self.alive.pop(member, None) is not None:
+            self.asked.pop(member, None)
+            self.perform(self.hub.unsubscribe(member))
+
+    @rule(topic=st.sampled_from(TOPICS), history=st.sampled_from([True, True, True, False]))
+    def publish(self, topic: Topic, history: bool) -> None:
+        self.count += 1
+        channel = topic.channel("rt")
+        record = self.redis.publish(channel, history=history, body=f"m{self.count}")
+        for member, due in self.after_ready.items():
+            if channel in self.alive.get(member, {}):
+                due.append((channel, record))
+
+    @precondition(lambda self: self.redis.line)
+    @rule(n=st.integers(1, 5))
+    def arrive(self, n: int) -> None:
+        for _ in range(min(n, len(self.redis.line))):
+            what, channel, data = self.redis.line.pop(0)
+            self.perform(self.hub.confirmed(channel) if what == "subscribe" else self.hub.message(channel, data))
+
+    @precondition(lambda self: self.reads)
+    @rule(works=st.booleans())
+    def read(self, works: bool) -> None:
+        request = self.reads.pop(0)
+        if works and self.redis.up:
+            self.answers.append(self.redis.read(request))
+        else:
+            self.hub.unhealed(request.channel)
+
+    @precondition(lambda self: self.answers)
+    @rule()
+    def healed(self) -> None:
+        self.perform(self.hub.healed(self.answers.pop(0)))
+
+    @rule()
+    def retry(self) -> None:
+        self.perform(self.hub.retry())
+
+    @rule(really=st.sampled_from([False, False, True]))
+    def line_breaks(self, really: bool) -> None:
+        if not really:
+            return
+        self.redis.line.clear()
+        self.redis.subscribed.clear()
+        self.hub.disconnected()
+        self.redis.up = False
+
+    @precondition(lambda self: not self.redis.up)
+    @rule()
+    def line_mends(self) -> None:
+        if self.redis.up:
+            return
+        self.redis.up = True
+        self.perform(self.hub.connected())
+
+    @rule(topic=st.sampled_from(TOPICS), really=st.sampled_from([False, False, False, True]))
+    def redis_forgets(self, topic: Topic, really: bool) -> None:
+        """All of the topic is gone: a flush, or a restart without persistence."""
+        if not really:
+            return
+        self.lossless = False
+        log = self.redis.logs[topic.channel("rt")]
+        self.redis.new_epoch(log)
+        log.seq, log.records = 0, []
+
+    @invariant()
+    def nothing_twice_or_out_of_order(self) -> None:  # contract 3.1, 3.2, 5.2, 5.3
+        for member in self.alive:
+            if member.protocol is Protocol.RAW:
+                texts = member.texts()
+                assert len(set(texts)) == len(texts), f"{member.id} got something twice: {texts}"
+                continue
+            at = {label: tuple(p) for label, p in (member.positions or {}).items()}
+            for label, done in member.recovered.items():
+                if done:
+                    at[label] = tuple(self.resumes[member][label])
+            for frame in member.heard():
+                label, pos = str(frame["topic"]), frame["pos"]
+                if frame["op"] == "gap":
+                    at[label] = tuple(pos)  # type: ignore[arg-type]
+                elif pos is not None:
+                    epoch, seq = at[label]
+                    assert list(pos) == [epoch, seq + 1], f"{member.id} {label}: {pos} after {at[label]}"  # type: ignore[call-overload]
+                    at[label] = (epoch, seq + 1)
+
+    def settle(self) -> None:
+        """Let the line mend and everything on its way arrive."""
+        if not self.redis.up:
+            self.line_mends()
+        for member in list(self.alive):
+            if member in self.asked:
+                self.attach(member)
+        for _ in range(1_000):
+            if self.redis.line:
+                self.arrive(5)
+            elif self.reads:
+                self.read(works=True)
+            elif self.answers:
+                self.healed()
+            else:
+                before = len(self.reads)
+                self.retry()
+                if len(self.reads) == before:
+                    return
+        raise AssertionError("the hub does not come to rest")
+
+    def missing(self, member: Member) -> list[Record]:
+        """What a connection should have got and did not, nor was told of."""
+        if member.protocol is Protocol.V1:
+            heard = member.heard()
+            if any(frame["op"] == "gap" for frame in heard):
+                return []  # it was told (contract 7.4)
+            got = {str(frame.get("text")) for frame in heard}
+        else:
+            got = set(member.texts())
+        return [
+            record
+            for channel, record in self.after_ready[member]
+            if record.position is not None
+            and record.body.decode() not in got
+            # A raw client cannot be told: it gets all that history can give, which is all when nothing was cut off.
+            and (member.protocol is Protocol.V1 or (self.lossless and self.redis.logs[channel].seq <= SIZE))
+        ]
+
+    def teardown(self) -> None:
+        # Without any further message: breaks and holes heal by themselves (contract 7.4).
+        self.settle()
+        attached = [member for member in self.alive if member.positions is not None]
+        for member in attached:
+            assert not self.missing(member), f"{member.id} lost {self.missing(member)}"
+        # One more message for each topic shows whether the hub still follows it (a fence).
+        fences = {topic.channel("rt"): self.redis.publish(topic.channel("rt"), history=True, body=topic.tag) for topic in TOPICS}
+        self.settle()
+        for member in attached:
+            heard = [str(frame.get("text")) for frame in member.heard()] if member.protocol is Protocol.V1 else member.texts()
+            for channel in self.alive[member]:
+                assert fences[channel].body.decode() in heard, f"{member.id} does not hear {channel} any more"
+            self.nothing_twice_or_out_of_order()
+        for member in list(self.alive):
+            self.perform(self.hub.unsubscribe(member))
+        assert len(self.hub) == 0
+        self.alive.clear()
+
+
+TestHub = HubMachine.TestCase
+TestHub.settings = settings(
+    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+)
