@@ -8,6 +8,7 @@ import sys
 
 from demo.part import StackError
 from demo.serve import serve
+from demo.show import LEAST_SECONDS, show
 from demo.stack import Stack
 
 
@@ -24,7 +25,13 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         stack = Stack(_number("PORT_BASE", 8000), redis_url=os.environ.get("REDIS_URL") or None)
-        return serve(stack)
+        if arguments:
+            return serve(stack)
+        duration = _number("DURATION", 60)
+        if duration < LEAST_SECONDS:
+            raise StackError(f"DURATION is at least {LEAST_SECONDS} seconds: the flag is turned three times.")
+        headless = os.environ.get("HEADLESS", "0") not in ("", "0")
+        return show(stack, headless=headless, duration=duration)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1

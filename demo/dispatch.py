@@ -1,7 +1,6 @@
 """The dispatch room's rules: who is told what when a call is rung, taken or ended. Ordinary synchronous code."""
 
 import secrets
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from django.contrib.auth.models import User as Account

@@ -1,5 +1,7 @@
 """What the dispatch room keeps."""
 
+from typing import ClassVar
+
 from django.conf import settings
 from django.db import models
 
@@ -17,6 +19,8 @@ class Call(models.Model):
     language = models.CharField(max_length=40)
     state = models.CharField(max_length=8, choices=State, default=State.RINGING, db_index=True)
     rung_at = models.DateTimeField(auto_now_add=True)
+
+    objects: ClassVar[models.Manager["Call"]] = models.Manager()
 
     def __str__(self) -> str:
         return f"call {self.pk} ({self.language}, {self.state})"

@@ -8,8 +8,6 @@ from types import FrameType
 from demo.part import StackError
 from demo.stack import Stack
 
-LOOK_SECONDS = 1.0
-
 
 class Ended(BaseException):
     """SIGTERM or Ctrl-C: stop everything. No `except Exception` may hold it."""
@@ -18,7 +16,7 @@ class Ended(BaseException):
 def end_on_signals() -> None:
     """From now on the first SIGTERM or SIGINT raises `Ended` in the main thread; further ones change nothing."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
         raise Ended
@@ -34,9 +32,7 @@ def serve(stack: Stack) -> int:
         print(f"starting legacy, channels and Redis; logs are in {stack.directory}", file=sys.stderr, flush=True)
         with stack:
             print("READY " + json.dumps(stack.ready(), separators=(",", ":")), flush=True)
-            while True:
-                signal.sigtimedwait([], LOOK_SECONDS)
-                stack.check()
+            stack.watch()
     except Ended:
         return 0
     except StackError as error:

@@ -1,4 +1,4 @@
-"""The whole system on one machine: Valkey (or a Redis that is there), uWSGI and gunicorn, each as it would run in earnest.
+"""The whole system on one machine: uWSGI, gunicorn, and Valkey or a Redis that is there; each as it runs in earnest.
 
 Ports: `port_base` legacy, +1 channels, +2 Valkey. Everything that is written goes to one directory, made anew at each
 start. `python -m demo` and the tests use this.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 
 from demo.part import Part, StackError
 from shim.bus.embedded import EmbeddedValkey
+from shim.bus.sync import SyncBus
 from shim.core.errors import RealtimeUnavailable
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -34,6 +35,7 @@ WORKERS: Final = 2  # of each server: several processes, so that what goes wrong
 START_TIMEOUT: Final = 60.0  # seconds for everything to answer, on a machine that is busy with other things
 STOP_TIMEOUT: Final = 5.0  # seconds for a server to end by itself
 PROBE_TIMEOUT: Final = 5.0
+WATCH_SECONDS: Final = 1.0
 
 
 class Stack:
@@ -114,30 +116,32 @@ class Stack:
         """What `make serve` says in its READY line."""
         return {"http": self.http, "ws": self.ws, "redis": self.redis_url, "env": self.env}
 
-    def check(self) -> None:
-        """Look whether all servers still run.
+    @property
+    def process_env(self) -> dict[str, str]:
+        """The environment of a process that belongs to the stack."""
+        return {**os.environ, **self.env, "PYTHONUNBUFFERED": "1"}
+
+    def watch(self) -> NoReturn:
+        """Stay until a signal's handler raises.
 
         Raises:
-            StackError: one has ended.
+            StackError: a server has ended.
         """
-        for part in self.parts.values():
-            if not part.running:
-                raise _ended(part)
+        while True:
+            time.sleep(WATCH_SECONDS)
+            for part in self.parts.values():
+                if not part.running:
+                    raise _ended(part)
 
     def _start(self) -> None:
         self._look()
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
-        if self.valkey is not None:
-            try:
-                self.valkey.start()
-            except RealtimeUnavailable as error:
-                raise StackError(str(error)) from None
+        self._start_redis()
         self._seed()
-        environment = {**os.environ, **self.env, "PYTHONUNBUFFERED": "1"}
         for name, command in ((LEGACY, self._uwsgi()), (CHANNELS, self._gunicorn())):
             log = self.directory / f"{name}.log"
-            self.parts[name] = Part(name, command, env=environment, cwd=ROOT, log=log)
+            self.parts[name] = Part(name, command, env=self.process_env, cwd=ROOT, log=log)
             self.parts[name].start()
         deadline = time.monotonic() + START_TIMEOUT
         for name in BACKENDS:
@@ -158,11 +162,21 @@ class Stack:
                     f"Port {port} ({what}) is taken: stop what listens there, or choose other ports with PORT_BASE=."
                 )
 
+    def _start_redis(self) -> None:
+        """Ours, or see that the given one answers."""
+        try:
+            if self.valkey is not None:
+                self.valkey.start()
+            bus = SyncBus(self.redis_url, prefix=self.env["REALTIME_PREFIX"])
+            bus.ping()
+            bus.close()
+        except (RealtimeUnavailable, ValueError) as error:
+            raise StackError(str(error)) from None
+
     def _seed(self) -> None:
         """Database, people and flag; done by another process, so that whoever starts a stack needs no Django."""
         log = self.directory / "seed.log"
-        environment = {**os.environ, **self.env}
-        seed = Part("seed", [sys.executable, "-m", "demo.seed"], env=environment, cwd=ROOT, log=log)
+        seed = Part("seed", [sys.executable, "manage.py", "demo_seed"], env=self.process_env, cwd=ROOT, log=log)
         try:
             seed.start()
             done = seed.wait(START_TIMEOUT)

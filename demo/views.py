@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from functools import wraps
-from typing import Any, Concatenate
+from typing import Any, Concatenate, cast
 
 from django.conf import settings
 from django.contrib.auth import get_user_model, login, logout
@@ -21,6 +21,7 @@ from waffle.models import Flag
 from demo import dispatch
 from demo.people import LANGUAGES, OPERATOR, PEOPLE
 from shim import RealtimeUnavailable
+from shim.conf import conf
 
 type View[**P] = Callable[Concatenate[HttpRequest, P], HttpResponse]
 
@@ -45,8 +46,7 @@ def signed_in[**P](view: View[P]) -> View[P]:
 
 
 def _account(request: HttpRequest) -> Account:
-    assert isinstance(request.user, Account)  # `signed_in` has looked
-    return request.user
+    return cast("Account", request.user)  # `signed_in` has looked
 
 
 def _served_by(request: HttpRequest) -> str:
@@ -142,9 +142,9 @@ def note(request: HttpRequest) -> HttpResponse:
 
 
 def _flag_answer(request: HttpRequest) -> JsonResponse:
-    flag = Flag.objects.get(name=settings.REALTIME_FLAG)
+    flag = Flag.objects.get(name=conf().flag)
     listed = request.user.is_authenticated and flag.users.filter(pk=request.user.pk).exists()
-    return JsonResponse({"percent": float(flag.percent or 0), "me": listed})
+    return JsonResponse({"percent": 100.0 if flag.everyone else float(flag.percent or 0), "me": listed})
 
 
 @require_GET
@@ -161,8 +161,9 @@ def set_flag(request: HttpRequest) -> HttpResponse:
             raise InvalidOperation
     except InvalidOperation:
         return JsonResponse({"error": "percent is a number from 0 to 100"}, status=400)
-    found = Flag.objects.get(name=settings.REALTIME_FLAG)
-    found.percent = percent.quantize(Decimal("0.1"))
+    found = Flag.objects.get(name=conf().flag)
+    found.everyone = True if percent == 100 else None  # waffle's percentage ends at 99.9: all is "everyone"
+    found.percent = None if percent == 100 else percent.quantize(Decimal("0.1"))
     found.save()
     return _flag_answer(request)
 
@@ -171,7 +172,7 @@ def set_flag(request: HttpRequest) -> HttpResponse:
 @signed_in
 def move_me(request: HttpRequest) -> HttpResponse:
     """Put whoever asks on the flag's list of users, or take them off."""
-    listed = Flag.objects.get(name=settings.REALTIME_FLAG).users
+    listed = Flag.objects.get(name=conf().flag).users
     if request.POST.get("on") == "true":
         listed.add(_account(request))
     else:

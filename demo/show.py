@@ -1,0 +1,247 @@
+"""`make demo`: live clients, steady traffic, and the flag turned up and back under way; then the count."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, cast
+
+from demo.browser import Browser
+from demo.crowd import Crowd, Flip, newcomer
+from demo.ledger import Count, Ledger, Published
+from demo.part import StackError
+from demo.people import PEOPLE
+from demo.publisher import Plan
+from demo.screen import FRAMES_A_SECOND, Screen, View, summary
+from demo.serve import Ended, end_on_signals
+from demo.stack import CHANNELS, LEGACY, ROOT, Stack
+from shim.client import ClientError
+from shim.core.wire import Position
+
+FLIPS: Final = ((0.2, 25), (0.45, 100), (0.7, 0))  # at which share of the time, to what percentage
+ACTIONS_A_SECOND: Final = 20.0
+DIRECT_A_SECOND: Final = 20.0
+LEAST_SECONDS: Final = 8
+MOVE_TIMEOUT: Final = 60.0  # seconds for everybody to be back on legacy
+SETTLE_TIMEOUT: Final = 20.0  # seconds for the last message to have come to everybody
+RAW_SETTLE_TIMEOUT: Final = 2.0  # raw clients may have lost some for good, so this one usually passes
+
+
+class Show:
+    """One run of the demo on a stack that is up.
+
+    Args:
+        stack: where it runs. duration: seconds of traffic. screen: where it shows.
+
+    Attributes:
+        clean: nothing was lost, doubled or out of order for v1 clients, and everything that should happen has.
+    """
+
+    def __init__(self, stack: Stack, duration: float, screen: Screen) -> None:
+        self._stack = stack
+        self._duration = duration
+        self._screen = screen
+        self._ledger = Ledger()
+        self._failed: list[str] = []
+        self._phase = "connecting"
+        self._percent = 0
+        self._started = time.monotonic()
+        self._newcomer_ms: int | None = None
+        self._is_back = False
+        self.clean = False
+        self._sessions = self._sign_in()
+        self._crowd: Crowd = Crowd(stack, self._sessions)
+
+    def _sign_in(self) -> dict[str, str]:
+        def one(name: str) -> str:
+            return Browser(self._stack.ports[LEGACY]).sign_in(name)
+
+        names = [person.name for person in PEOPLE]
+        with ThreadPoolExecutor(4) as pool:
+            return dict(zip(names, pool.map(one, names), strict=True))
+
+    async def run(self) -> dict[str, Any]:
+        """Run it; returns the fields of the DEMO line.
+
+        Raises:
+            StackError: the demo could not be run to its end.
+        """
+        drawing = asyncio.create_task(self._draw())
+        try:
+            await self._crowd.open()
+            await self._traffic()
+            self._phase = "counted"
+        except* ClientError as errors:
+            raise StackError(f"A client could not connect: {errors.exceptions[0]}") from None
+        finally:
+            drawing.cancel()
+            await self._crowd.close()
+        self._screen.show(self._view())
+        return self._result()
+
+    async def _traffic(self) -> None:
+        self._started = time.monotonic()
+        publisher = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "demo.publisher",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env={**self._stack.process_env, "PYTHONUNBUFFERED": "1"},
+        )
+        orders, lines = cast("asyncio.StreamWriter", publisher.stdin), cast("asyncio.StreamReader", publisher.stdout)
+        try:
+            plan = Plan(list(self._stack.ports.values()), self._sessions, ACTIONS_A_SECOND, DIRECT_A_SECOND)
+            orders.write(json.dumps(plan._asdict()).encode() + b"\n")
+            log = asyncio.create_task(self._log(lines))
+            self._phase = "traffic"
+            self._started = time.monotonic()
+            for share, percent in FLIPS:
+                await self._sleep_until(share)
+                await self._flip(percent)
+            await self._sleep_until(1.0)
+            self._phase = "moving back"
+            self._is_back = await self._until(lambda: self._crowd.moved_back, MOVE_TIMEOUT)
+            self._phase = "settling"
+            orders.write(b"stop\n")
+            if not await asyncio.wait_for(log, SETTLE_TIMEOUT):
+                self._failed.append("the publisher ended early")
+            await self._until(lambda: self._crowd.settled(self._ledger, "v1"), SETTLE_TIMEOUT)
+            await self._until(lambda: self._crowd.settled(self._ledger, "raw"), RAW_SETTLE_TIMEOUT)
+        finally:
+            if publisher.returncode is None:
+                orders.close()  # it ends at that
+                await publisher.wait()
+
+    async def _log(self, lines: asyncio.StreamReader) -> bool:
+        """Enter what the publisher says into the ledger; whether it came to its end."""
+        fenced = False
+        async for text in lines:
+            said = json.loads(text)
+            match said:
+                case {"id": str(id), "topic": str(topic), "position": [str(epoch), int(seq)], "at": float(at)}:
+                    self._ledger.add(Published(id, topic, Position(epoch, seq), at))
+                case {"fenced": True}:
+                    fenced = True
+                case _:
+                    self._failed.append(str(said.get("failed", said)))
+        return fenced
+
+    async def _flip(self, percent: int) -> None:
+        """As an operator does it: by a view, which saves the flag."""
+        browser = Browser(self._stack.ports[CHANNELS])
+        flip = Flip(percent, time.monotonic())
+        self._crowd.flips.append(flip)
+        await asyncio.to_thread(browser.post, "/flag/set", percent=percent)
+        self._percent = percent
+        if percent == 0:
+            endpoint = f"{self._stack.http[LEGACY]}/realtime/endpoint"
+            first = await asyncio.wait_for(newcomer(endpoint, LEGACY), MOVE_TIMEOUT)
+            self._newcomer_ms = round((first - flip.saved) * 1000)
+
+    async def _sleep_until(self, share: float) -> None:
+        await asyncio.sleep(max(0.0, self._started + self._duration * share - time.monotonic()))
+
+    async def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def _draw(self) -> None:
+        while True:
+            self._screen.show(self._view())
+            await asyncio.sleep(1 / FRAMES_A_SECOND)
+
+    def _view(self) -> View:
+        members = self._crowd.members
+        v1 = [member for member in members if member.protocol == "v1"]
+        wrong = [member.wrong() for member in v1]
+        return View(
+            phase=self._phase,
+            elapsed=time.monotonic() - self._started,
+            duration=self._duration,
+            percent=self._percent,
+            members=len(members),
+            clients={name: (self._crowd.on(name, "v1"), self._crowd.on(name, "raw")) for name in (LEGACY, CHANNELS)},
+            published=len(self._ledger),
+            received=sum(member.account.received for member in members),
+            lost=sum(member.client.holes + member.client.counters.gaps for member in v1),
+            doubled=sum(count.duplicated for count in wrong),
+            out_of_order=sum(count.out_of_order for count in wrong),
+            flips=list(self._crowd.flips),
+        )
+
+    def _result(self) -> dict[str, Any]:
+        members = self._crowd.members
+        counts: dict[str, tuple[int, Count]] = {}
+        for protocol in ("v1", "raw"):
+            some = [member for member in members if member.protocol == protocol]
+            counts[protocol] = (len(some), sum((member.settle(self._ledger) for member in some), Count()))
+        flips = self._crowd.flips
+        self._screen.console.print(summary(counts, flips))
+        problems = [member.problem for member in members if member.problem is not None]
+        for problem in dict.fromkeys([*problems, *self._failed]):
+            self._screen.console.print(f"problem: {problem}", style="red", highlight=False)
+        v1 = counts["v1"][1]
+        back = flips[-1]
+        firsts = [ms for ms in (self._newcomer_ms, back.first_ms) if ms is not None]
+        self.clean = (
+            not (v1.lost or v1.duplicated or v1.out_of_order or v1.unexpected or problems or self._failed)
+            and v1.expected > 0
+            and all(flip.landings for flip in flips)
+            and self._is_back
+        )
+        return {
+            "clients": len(members),
+            "published": len(self._ledger),
+            "expected": v1.expected,
+            "delivered": v1.delivered,
+            "lost": v1.lost,
+            "duplicated": v1.duplicated,
+            "out_of_order": v1.out_of_order,
+            "flips": len(flips),
+            "moved": sum(member.moves for member in members),
+            "rollback_new_ms": min(firsts, default=None),
+            "rollback_all_ms": back.last_ms,
+        }
+
+
+def show(stack: Stack, *, headless: bool, duration: float) -> int:
+    """Run the demo; not headless, serve the page afterwards until a signal comes. Returns the exit code."""
+    end_on_signals()
+    code = 130
+    try:
+        print(f"starting legacy, channels and Redis; logs are in {stack.directory}", file=sys.stderr, flush=True)
+        with stack:
+            with Screen(live=not headless and sys.stdout.isatty()) as screen:
+                run = Show(stack, duration, screen)
+                fields = asyncio.run(_until_a_signal(run))
+            end_on_signals()  # asyncio had its own
+            code = 0 if run.clean else 1
+            line = "DEMO " + json.dumps(fields, separators=(",", ":"))
+            if not headless:
+                print(line, flush=True)
+                print(f"The page is at {stack.http[LEGACY]}/ until Ctrl-C.", flush=True)
+                stack.watch()
+        print(line, flush=True)  # the last one, with nothing left that could say more
+    except (Ended, asyncio.CancelledError):
+        pass
+    except StackError as error:
+        print(error, file=sys.stderr, flush=True)
+        code = 1
+    return code
+
+
+async def _until_a_signal(run: Show) -> dict[str, Any]:
+    """A signal that raised inside the loop's own code would be swallowed there, so it cancels instead."""
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
+    return await run.run()
