@@ -7,11 +7,12 @@ time-out over pool, connect, send and answer together (contract 7.3).
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import hiredis
 from redis import connection as redis_py
 from redis.exceptions import ConnectionError as LinkLost
 from redis.exceptions import RedisError, ResponseError
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
         def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None: ...
         def disconnect(self) -> None: ...
         def can_read(self, timeout: float = 0) -> bool: ...
-        def pack_command(self, *args: object) -> list[bytes]: ...
-        def pack_commands(self, commands: Iterable[Command]) -> list[bytes]: ...
         def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
         def read_response(self, *, disconnect_on_error: bool = True) -> object: ...
         def update_current_socket_timeout(self, relaxed_timeout: float) -> None: ...
@@ -118,8 +117,9 @@ class Link(_Connection):
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands."""
-        packed = self.pack_command(*commands[0]) if len(commands) == 1 else self.pack_commands(commands)
-        self.send_packed_command(packed, check_health=False)
+        pack: Any = hiredis.pack_command  # its stub wants a tuple of one; redis-py's own takes five times as long
+        packed = [pack(command) for command in commands]
+        self.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], check_health=False)
 
     def hear(self) -> object:
         """The next thing that Redis says, or SILENCE after `timeout` seconds of it."""
