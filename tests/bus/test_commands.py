@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError
 
 from shim.bus.commands import (
-    PUBLISH,
-    READ,
     SUBSCRIBE_CHUNK,
     Command,
     Commands,
@@ -21,6 +19,7 @@ from shim.bus.commands import (
     new_epoch,
     subscriptions,
 )
+from shim.bus.scripts import PUBLISH, READ
 from shim.core.history import History, ReadRequest, Want
 from shim.core.message import Kind
 from shim.core.names import Group, Topic, User

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shim.bus.commands import PUBLISH, READ
+from shim.bus.scripts import PUBLISH, READ
 from shim.bus.sync import SyncBus
 from shim.core.history import History, ReadRequest, ReadResult, Want
 from shim.core.message import Kind
