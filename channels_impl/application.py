@@ -9,20 +9,20 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebSocketScope
 from channels.routing import ProtocolTypeRouter
 
-from channels_impl.consumer import Receive, RealtimeConsumer, Scope, handshake_of
-from channels_impl.outbox import Send
+from channels_impl.consumer import RealtimeConsumer, handshake_of
 from channels_impl.process import process
 from shim.conf import conf
 from shim.door import NOT_AN_UPGRADE, wants_websocket
 
 logger = logging.getLogger("realtime")
 
-type Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+type Application = Callable[..., Awaitable[None]]
 
 
-class RealtimeApplication(ProtocolTypeRouter):  # type: ignore[misc]  # channels has no types
+class RealtimeApplication(ProtocolTypeRouter):
     """A `ProtocolTypeRouter` with realtime WebSockets under `REALTIME_WS_PATH`, and other applications elsewhere.
 
     Args:
@@ -32,13 +32,13 @@ class RealtimeApplication(ProtocolTypeRouter):  # type: ignore[misc]  # channels
 
     def __init__(self, http: Application, websocket: Application | None = None) -> None:
         """Wrap applications."""
-        consumer: Application = RealtimeConsumer.as_asgi()
+        consumer: Any = RealtimeConsumer.as_asgi()  # typed for other scopes than it serves
         self._http = http
         self._consumer = consumer
         self._other = websocket or consumer  # which says 404 to a path that is not its own
         super().__init__({"http": self._serve_http, "websocket": self._serve_websocket, "lifespan": _lifespan})
 
-    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_http(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if not wants_websocket(handshake_of(scope), conf()):
             await self._http(scope, receive, send)
             return
@@ -48,18 +48,22 @@ class RealtimeApplication(ProtocolTypeRouter):  # type: ignore[misc]  # channels
             (b"content-length", str(len(body)).encode()),
             (b"upgrade", b"websocket"),
         ]
-        await send({"type": "http.response.start", "status": NOT_AN_UPGRADE.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send(
+            {"type": "http.response.start", "status": NOT_AN_UPGRADE.status, "headers": headers, "trailers": False}
+        )
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_websocket(
+        self, scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
         ours = wants_websocket(handshake_of(scope), conf())
         await (self._consumer if ours else self._other)(scope, receive, send)
 
 
-async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+async def _lifespan(_: object, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Start the process's subscription before the first connection, end it after the last."""
     while True:
-        event: dict[str, Any] = await receive()
+        event = await receive()
         if event["type"] == "lifespan.startup":
             await process()
             await send({"type": "lifespan.startup.complete"})

@@ -8,13 +8,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from asyncio import _get_running_loop  # exported for those who implement event loops
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebSocketScope
 from channels.consumer import AsyncConsumer
 
 from channels_impl.backend import ChannelsBackend
-from channels_impl.outbox import Outbox, Send
+from channels_impl.outbox import Outbox
 from channels_impl.process import Process, process
 from shim.conf import conf
 from shim.core.connection import Connection as CoreConnection
@@ -26,35 +28,32 @@ from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol
 from shim.core.wire import Position
 from shim.door import Handshake, connection_of, identified, look, refusal_of
 from shim.facility import Facility, topics_of
-from shim.handlers import acall, log_failure, settled
+from shim.handlers import acall, acall_at_door, log_failure, settled
 from shim.visitor import Connection
 
 logger = logging.getLogger("realtime")
 
-type Scope = Mapping[str, Any]
-type Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
-
-class RealtimeConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no types
+class RealtimeConsumer(AsyncConsumer):
     """Serves the WebSockets under `REALTIME_WS_PATH`; use `RealtimeConsumer.as_asgi()`.
 
     It has its own loop instead of `AsyncConsumer`'s, which wakes two tasks for each frame and forgets `disconnected`
     when a handler raises or is slow (channels #1119), and it has no channel layer: the hub sends to it directly.
     """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one connection (ASGI)."""
         connect = await receive()
         if connect["type"] != "websocket.connect":
             return  # the client has left already
-        visit = await _entered(handshake_of(scope), receive, send)
+        visit = await _entered(handshake_of(cast("WebSocketScope", scope)), receive, send)
         if isinstance(visit, Refusal):
             await _refuse(visit, send)
         else:
             await visit.serve()
 
 
-def handshake_of(scope: Scope) -> Handshake:
+def handshake_of(scope: HTTPScope | WebSocketScope) -> Handshake:
     """The handshake in an ASGI scope."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
@@ -64,36 +63,31 @@ def handshake_of(scope: Scope) -> Handshake:
     return Handshake(scope["path"], scope["query_string"].decode("latin-1"), headers)
 
 
-async def _refuse(refusal: Refusal, send: Send) -> None:
+async def _refuse(refusal: Refusal, send: ASGISendCallable) -> None:
     body = refusal.reason.encode()
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
     headers += refusal.headers()
     try:
-        await send(
-            {
-                "type": "websocket.http.response.start",
-                "status": refusal.status,
-                "headers": [(name.encode(), value.encode()) for name, value in headers],
-            }
-        )
-        await send({"type": "websocket.http.response.body", "body": body})
+        encoded = [(name.encode(), value.encode()) for name, value in headers]
+        await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": encoded})
+        await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
     except OSError:
         logger.debug("a client left before it was refused")
 
 
-async def _entered(handshake: Handshake, receive: Receive, send: Send) -> "_Visit | Refusal":
+async def _entered(handshake: Handshake, receive: ASGIReceiveCallable, send: ASGISendCallable) -> "_Visit | Refusal":
     """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
     settings = conf()
     served = await process()
     found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found
-    visitor = await acall(identified, handshake, found, ChannelsBackend.cohort, settings)
+    visitor: Connection | Refusal = await acall_at_door(identified, handshake, found, ChannelsBackend.cohort, settings)
     if isinstance(visitor, Refusal):
         return visitor
     core = None
     try:
-        visitor.audiences = tuple(await acall(found.audiences, visitor))
+        visitor.audiences = tuple(await acall_at_door(found.audiences, visitor))
         sink = _Sink(send, settings.max_backlog)
         core = connection_of(
             visitor,
@@ -113,7 +107,8 @@ async def _entered(handshake: Handshake, receive: Receive, send: Send) -> "_Visi
             return refusal_of(error, visitor, served.node)
         raise
     try:
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if core.protocol is Protocol.V1 else None})
+        subprotocol = SUBPROTOCOL if core.protocol is Protocol.V1 else None
+        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
     except BaseException:  # nothing can be refused any more, and a fault of the server's is not the facility's
         served.leave(core, Close.ABNORMAL)
         raise
@@ -123,7 +118,7 @@ async def _entered(handshake: Handshake, receive: Receive, send: Send) -> "_Visi
 class _Sink:
     """`shim.core.hub.Sink` on an ASGI send."""
 
-    def __init__(self, send: Send, max_backlog: int) -> None:
+    def __init__(self, send: ASGISendCallable, max_backlog: int) -> None:
         self.confirmed = asyncio.Event()
         self.last_heard = time.monotonic()
         self.close_code: int | None = None
@@ -162,7 +157,7 @@ class _Visit:
         visitor: Connection,
         core: CoreConnection,
         sink: _Sink,
-        receive: Receive,
+        receive: ASGIReceiveCallable,
     ) -> None:
         self._process = served
         self._facility = found
@@ -188,11 +183,11 @@ class _Visit:
 
     async def _next(self) -> str | bytes | None:
         """The next message, or None when the connection has ended; then `_ended` is the code."""
-        event = await self._sink.outbox.unless_stopped(self._receive)
+        event: Any = await self._sink.outbox.unless_stopped(self._receive)
         self._sink.last_heard = time.monotonic()
         if event is not None and event["type"] == "websocket.receive":
             text: str | None = event.get("text")
-            return text if text is not None else bytes(event["bytes"])
+            return text if text is not None else event["bytes"]
         if self._sink.close_code is not None:
             self._ended = self._sink.close_code
         elif event is None or "reason" not in event:
@@ -249,7 +244,7 @@ class _Visit:
         self._in_loop(self._close, code, reason)
 
     def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        if asyncio._get_running_loop() is self._loop:
+        if _get_running_loop() is self._loop:
             function(*args)
         else:
             self._loop.call_soon_threadsafe(function, *args)

@@ -8,8 +8,10 @@ the socket is full). So the usual frame costs no queue and no switch, and one sl
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
+
+from asgiref.typing import ASGISendCallable, WebSocketCloseEvent
 
 from shim.core.protocol import Frame
 
@@ -17,8 +19,6 @@ logger = logging.getLogger("realtime")
 
 LAST_WORDS_SECONDS: Final = 5.0
 """How long a client that has stalled may take to accept the close frame, before its connection is dropped."""
-
-type Send = Callable[[Any], Awaitable[None]]
 
 
 class Outbox:
@@ -44,12 +44,12 @@ class Outbox:
         "backlog",
     )
 
-    def __init__(self, send: Send, max_backlog: int, too_slow: Callable[[], None]) -> None:
+    def __init__(self, send: ASGISendCallable, max_backlog: int, too_slow: Callable[[], None]) -> None:
         self._send = send
         self._max_backlog = max_backlog
         self._too_slow = too_slow
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Frame | dict[str, Any]] = deque()
+        self._queue: deque[Frame | WebSocketCloseEvent] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._closing = False
         self._allowed = max_backlog
@@ -84,7 +84,7 @@ class Outbox:
         self._closing = True
         if drop:
             self._queue.clear()
-        message = {"type": "websocket.close", "code": code, "reason": reason}
+        message: WebSocketCloseEvent = {"type": "websocket.close", "code": code, "reason": reason}
         if self._sending is None:
             self._start(message)
         else:
@@ -101,7 +101,7 @@ class Outbox:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def unless_stopped[T](self, wait: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+    async def unless_stopped[T](self, wait: Callable[[], Awaitable[T]]) -> T | None:
         """Wait for something from the client; None when the outbox has been stopped, so that nothing may ever come."""
         if self._stopped:
             return None
@@ -109,31 +109,34 @@ class Outbox:
         try:
             return await wait()
         except asyncio.CancelledError:
-            if self._stopped and self._waiting is not None and not self._waiting.cancelling() > 1:
-                self._waiting.uncancel()
-                return None
-            raise
+            if not self._woke(self._waiting):
+                raise
+            return None
         finally:
             self._waiting = None
+
+    def _woke(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether it was `stop` that cancelled a task, and nobody else."""
+        if task is None or not self._stopped or task.cancelling() > 1:
+            return False
+        task.uncancel()
+        return True
 
     def _give_up(self) -> None:
         self._closing = True
         self._queue.clear()
 
-    def _start(self, first: Frame | dict[str, Any]) -> None:
+    def _start(self, first: Frame | WebSocketCloseEvent) -> None:
         task = asyncio.Task(self._run(first), loop=self._loop, eager_start=True)
         if not task.done():
             self._sending = task
 
-    async def _run(self, item: Frame | dict[str, Any]) -> None:
+    async def _run(self, item: Frame | WebSocketCloseEvent) -> None:
         try:
             while True:
                 if isinstance(item, Frame):
-                    await self._send(
-                        {"type": "websocket.send", "text": item.string}
-                        if item.text
-                        else {"type": "websocket.send", "bytes": item.data}
-                    )
+                    text, data = (item.string, None) if item.text else (None, item.data)
+                    await self._send({"type": "websocket.send", "text": text, "bytes": data})
                 else:
                     await self._send(item)
                 if not self._queue:

@@ -1,8 +1,8 @@
 """One ASGI process: its hub and node, its Redis subscription, its timers. `legacy_ws4redis/process.py` is its twin.
 
 Four tasks serve all connections of the process: the subscription's reader, the timer, the healer that reads history
-for topics with a hole, and the one that polls the flag. Each connection has the task that its server gave it. Everything
-happens in one event loop, so the pure core needs no lock.
+for topics with a hole, and the one that polls the flag. Each connection has the task that its server gave it.
+Everything happens in one event loop, so the pure core needs no lock.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from shim.core.history import ReadRequest
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
 from shim.core.node import Due, Node, control_channel
 from shim.core.wire import Position
-from shim.handlers import acall
 from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
@@ -41,7 +40,9 @@ class Process:
         self.conf = conf()
         self.bus = async_bus()
         self.hub = Hub(self.conf.prefix, standing=(control_channel(self.conf.prefix),))
-        self.node = Node(ChannelsBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
+        self.node = Node(
+            ChannelsBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random
+        )
         self._first_answer = asyncio.Event()
         self._control = control_channel(self.conf.prefix)
         self._reads: asyncio.Queue[tuple[ReadRequest, ...]] = asyncio.Queue()  # a topic has one read at most in it
@@ -89,9 +90,7 @@ class Process:
         try:
             await asyncio.wait_for(confirmed.wait(), self.conf.timeout)
         except TimeoutError:
-            raise RealtimeUnavailable(
-                f"Redis did not confirm a subscription within {self.conf.timeout:g} s"
-            ) from None
+            raise RealtimeUnavailable(f"Redis did not confirm a subscription within {self.conf.timeout:g} s") from None
 
     def accepted(self, connection: Connection) -> list[ConnectionEffect]:
         """The handshake reply has been written."""
@@ -121,7 +120,7 @@ class Process:
         self._perform(self.hub.connected())
         self._first_answer.set()
 
-    def _down(self, error: BaseException) -> None:
+    def _down(self, _: BaseException) -> None:
         self.hub.disconnected()
         self._first_answer.set()
 
@@ -174,7 +173,7 @@ class Process:
 
     async def _learn_flag(self) -> None:
         try:
-            snapshot = await acall(stored)
+            snapshot = await asyncio.to_thread(stored)
         except RealtimeUnavailable:
             snapshot = None
         if snapshot is not None:
@@ -183,7 +182,7 @@ class Process:
             await self._learn_from_database()
 
     async def _learn_from_database(self) -> None:
-        if await acall(poll, self.node.flag):
+        if await asyncio.to_thread(poll, self.node.flag):  # not among the handlers: they may all be slow
             self.node.flipped(time.monotonic())
 
     def _perform(self, effects: Iterable[Effect]) -> None:

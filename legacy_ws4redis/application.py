@@ -73,9 +73,7 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
     """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
     settings = conf()
     try:
-        transport = Transport(
-            environ, max_message=frame_limit(settings.max_message), max_backlog=settings.max_backlog
-        )
+        transport = Transport(environ, max_message=frame_limit(settings.max_message), max_backlog=settings.max_backlog)
     except Refused as refused:
         return Refusal(refused.status, refused.reason)
     except NoSocket as error:
@@ -86,7 +84,7 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
         found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found
-    visitor = call(identified, handshake, found, LegacyBackend.cohort, settings)
+    visitor: Connection | Refusal = call(identified, handshake, found, LegacyBackend.cohort, settings)
     if isinstance(visitor, Refusal):
         return visitor
     core = None
@@ -105,7 +103,7 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
         )
         served.subscribe(core, sink.confirmed)
         transport.accept(start_response, subprotocol=SUBPROTOCOL if core.protocol is Protocol.V1 else None)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is becomes a refusal
         if core is not None:
             served.leave(core, Close.ABNORMAL)
         if isinstance(error, Refused):

@@ -25,7 +25,6 @@ from shim.core.history import ReadRequest
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
 from shim.core.node import Due, Node, control_channel
 from shim.core.wire import Position
-from shim.handlers import call
 from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
@@ -113,7 +112,7 @@ class Process:
             self._perform(self.hub.connected())
         self._first_answer.set()
 
-    def _down(self, error: BaseException) -> None:
+    def _down(self, _: BaseException) -> None:
         with self.lock:
             self.hub.disconnected()
         self._first_answer.set()
@@ -185,12 +184,12 @@ class Process:
             self._learn_from_database()
 
     def _learn_from_database(self) -> None:
-        if call(poll, self.node.flag):
+        if poll(self.node.flag):
             with self.lock:
                 self.node.flipped(time.monotonic())
 
     def _perform(self, effects: Iterable[Effect]) -> None:
-        """Do what the hub asks for, in its order; called with the lock held. A write to Redis is buffered, not waited for."""
+        """Do what the hub asks for, in its order; the lock is held. A write to Redis is buffered, not waited for."""
         for effect in effects:
             match effect:
                 case Subscribe(channels):
@@ -233,7 +232,7 @@ _process_lock = threading.Lock()
 
 def process() -> Process:
     """This process's `Process`, started when first asked for: after the server has forked."""
-    global _process, _process_pid  # noqa: PLW0603  # one for each process
+    global _process, _process_pid  # one for each process
     if _process is None or _process_pid != os.getpid():
         with _process_lock:
             if _process is None or _process_pid != os.getpid():

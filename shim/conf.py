@@ -1,7 +1,7 @@
 """The project's settings, read once, checked, frozen.
 
-`conf()` raises `ImproperlyConfigured` on the first wrong value; the system checks (`shim.checks`) name all of them, with
-ids and hints. Defaults are those of the contract.
+`conf()` raises `ImproperlyConfigured` on the first wrong value; the system checks (`shim.checks`) name all of them,
+with ids and hints. Defaults are those of the contract.
 """
 
 from collections.abc import Mapping

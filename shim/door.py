@@ -1,7 +1,7 @@
 """The door: who may come in. One set of rules, asked by both backends in the same order (contract 1).
 
-`look` does no I/O at all, so that an overloaded process refuses before any session or database work; `identified` reads the
-session and the database.
+`look` does no I/O at all, so that an overloaded process refuses before any session or database work; `identified`
+reads the session and the database.
 """
 
 import logging

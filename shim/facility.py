@@ -129,7 +129,7 @@ def topics_of(connection: Connection, audiences: Iterable[Audience]) -> tuple[To
         InvalidAudience: the facility gave something that is not an audience.
     """
     wanted = {kind for word, kind in _NARROWING.items() if word in connection.query}
-    topics = {}
+    topics: dict[str, Topic] = {}
     for audience in audiences:
         topic = Topic(connection.facility, audience)
         if topic.label in topics and topics[topic.label] != topic:

@@ -1,17 +1,18 @@
-"""Calling a facility's methods: `def` and `async def`, from a backend that blocks and from one that awaits (contract 6.1).
+"""Calling a facility's methods: `def` and `async def`, from a backend that blocks and one that awaits (contract 6.1).
 
-`call` serves threads and greenlets, `acall` serves an event loop. Database connections are given back after each call: a
-WebSocket lives for hours, and must not hold one while it waits.
+`call` serves threads and greenlets, `acall` serves an event loop. Database connections are given back after each
+call: a WebSocket lives for hours, and must not hold one while it waits.
 """
 
 import asyncio
 import logging
 import selectors
 import threading
+from asyncio import _get_running_loop, _set_running_loop  # exported for those who implement event loops
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import PermissionDenied
@@ -26,31 +27,45 @@ from shim.visitor import Connection
 logger = logging.getLogger("realtime")
 
 THREADS: Final = 8
-"""Threads of one ASGI process that run `def` handlers, session reads and the like."""
+"""Threads of one ASGI process that run `def` handlers."""
 
-_executor = ThreadPoolExecutor(THREADS, "realtime-handler")
+DOOR_THREADS: Final = 4
+"""Threads of one ASGI process that find out who comes in: their own, so that slow handlers keep nobody out."""
+
+_handlers = ThreadPoolExecutor(THREADS, "realtime-handler")
+_door = ThreadPoolExecutor(DOOR_THREADS, "realtime-door")
 
 
-def call[T](function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call a facility's method from a thread or greenlet of its own, and wait for it.
 
     A coroutine runs on the process's one handler loop. Raises what the method raises.
     """
     try:
         result = function(*args)
-        return _loop().run(_awaited(result)) if isawaitable(result) else cast("T", result)
+        return _loop().run(_awaited(result)) if isawaitable(result) else result
     finally:
         for connection in connections.all(initialized_only=True):
             if not connection.in_atomic_block:  # only a test's own transaction can be open here
                 connection.close()
 
 
-async def acall[T](function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+async def acall(function: Callable[..., Any], *args: Any) -> Any:
     """Call a facility's method from an event loop; a `def` runs in a thread. Raises what the method raises."""
+    return await _acall(function, args, _handlers)
+
+
+async def acall_at_door(function: Callable[..., Any], *args: Any) -> Any:
+    """Like `acall`, for what has to be known before a connection is accepted."""
+    return await _acall(function, args, _door)
+
+
+async def _acall(function: Callable[..., Any], args: tuple[Any, ...], threads: ThreadPoolExecutor) -> Any:
     if iscoroutinefunction(function):
-        return cast("T", await function(*args))
-    result = await sync_to_async(_in_thread, thread_sensitive=False, executor=_executor)(function, *args)
-    return await result if isawaitable(result) else cast("T", result)
+        return await function(*args)
+    in_thread: Any = sync_to_async(_in_thread, thread_sensitive=False, executor=threads)
+    result = await in_thread(function, *args)
+    return await result if isawaitable(result) else result
 
 
 def settled(
@@ -93,7 +108,7 @@ async def _awaited[T](awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-class _PoliteSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]  # the platform's class
+class _PoliteSelector(selectors.DefaultSelector):
     """A selector that hides the running loop while it waits.
 
     Under gevent all greenlets of a process share one thread, and "the running loop" belongs to the thread: while this
@@ -102,12 +117,12 @@ class _PoliteSelector(selectors.DefaultSelector):  # type: ignore[valid-type,mis
     """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        loop = asyncio._get_running_loop()  # exported by asyncio "for event loop implementers"
-        asyncio._set_running_loop(None)
+        loop = _get_running_loop()
+        _set_running_loop(None)
         try:
-            return cast("list[tuple[selectors.SelectorKey, int]]", super().select(timeout))
+            return super().select(timeout)
         finally:
-            asyncio._set_running_loop(loop)
+            _set_running_loop(loop)
 
 
 class _HandlerLoop:

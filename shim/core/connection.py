@@ -60,9 +60,7 @@ class Limits:
     inbound_burst: float = 200.0
     max_message: int = MAX_MESSAGE_BYTES
     violations: float = 10.0
-    reconnect: Mapping[str, int] = field(
-        default_factory=lambda: {"base_ms": 500, "cap_ms": 30_000, "spread_ms": 2_000}
-    )
+    reconnect: Mapping[str, int] = field(default_factory=lambda: {"base_ms": 500, "cap_ms": 30_000, "spread_ms": 2_000})
 
 
 class State(Enum):
@@ -259,9 +257,7 @@ class Connection:
         if self.state is not State.LIVE:
             return []
         if self._handling:
-            self._pinged = (
-                None  # its pong may lie unread while the handler works: that is our silence, not its
-            )
+            self._pinged = None  # its pong may lie unread while the handler works: that is our silence, not its
             return []
         if self._pinged is not None and self.sink.last_heard >= self._pinged:
             self._pinged = None
@@ -281,7 +277,7 @@ class Connection:
         self._pinged = now
         return [Ping()]
 
-    def move(self, now: float) -> list[Effect]:
+    def move(self) -> list[Effect]:
         """The cohort of this connection is served elsewhere now, and its turn to go there has come (contract 8.3, 8.4).
 
         This is the place of make-before-break: a v1 client will be told `move` here and leave by itself.
@@ -312,7 +308,10 @@ class Connection:
     # Inside
 
     def _go(self, state: State) -> None:
-        assert state in TRANSITIONS[self.state], f"{self.state.name} → {state.name} is not a transition"
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(
+                f"{self.state.name} → {state.name} is not a transition"
+            )  # a bug of ours, no one else's
         self.state = state
 
     def _handle(self, message: Message, id: int | str | None, now: float) -> list[Effect]:
@@ -320,9 +319,7 @@ class Connection:
             # What JSON carries is bounded by the frame that carried it: see `frame_limit`.
             return self.close(Close.TOO_BIG, f"over {self._limits.max_message} bytes")
         if not self._inbound.take(now):
-            return self.close(
-                Close.POLICY, f"over {self._limits.inbound_rate:g} messages a second: slow down"
-            )
+            return self.close(Close.POLICY, f"over {self._limits.inbound_rate:g} messages a second: slow down")
         self._handling = True
         return [Handle(message, id)]
 

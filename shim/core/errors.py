@@ -22,7 +22,7 @@ def shown(value: object) -> str:
         return f"{value[:SHOWN]!r}… ({len(value)} long)"
     try:
         text = repr(value)
-    except Exception as error:  # an object that cannot even be shown must not hide the error about it
+    except Exception as error:  # noqa: BLE001  # an object that cannot even be shown must not hide the error about it
         text = f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} long)"
 

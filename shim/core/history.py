@@ -27,9 +27,7 @@ class History:
 
     def __post_init__(self) -> None:
         if not _is_number(self.size, int) or not 0 <= self.size <= MAX_SIZE:
-            raise ValueError(
-                f"a history's size is a whole number of messages from 0 to {MAX_SIZE}, not {self.size!r}"
-            )
+            raise ValueError(f"a history's size is a whole number of messages from 0 to {MAX_SIZE}, not {self.size!r}")
         if not _is_number(self.ttl, int, float) or not 0.001 <= self.ttl <= MAX_TTL:
             raise ValueError(f"a history's ttl is 0.001 to {MAX_TTL:.0f} seconds, not {self.ttl!r}")
 

@@ -12,10 +12,11 @@ A topic with at least one local connection is *wanted*: the hub asks for SUBSCRI
 * HEALING: a read of the history has been asked for. Messages that arrive wait in `pending`. The answer is handed on
   first, then what waited: no gap, no duplicate (7.4). What cannot be completed is said: `gap`.
 
-A connection joins in two steps, because a position and a subscription cannot be had in one Redis command: `begin` (from
-now on, what the topic hands on is kept for it), then a read of the history by the owner, then `attach`, which hands over
-the past and then what was kept, filtered by `seq`. A connection that is ahead of its topic (its read was later than the
-last message that the hub has seen) waits in `ahead` until the topic catches up.
+A connection joins in two steps, because a position and a subscription cannot be had in one Redis command: `begin`
+(from now on, what the topic hands on is kept for it), then a read of the history by the owner, then `attach`, which
+hands over the past and then what was kept, filtered by `seq`. A connection that is ahead of its topic (its read was
+later than the last message that the hub has seen) waits in `ahead` until the topic catches up; one that is behind makes
+the topic go back and read again, while the others wait in `ahead`.
 """
 
 from collections import Counter
@@ -41,7 +42,9 @@ class Sink(Interface):
         last_heard: monotonic time of the last thing, of whatever kind, that came from the client (contract 7.1).
     """
 
-    last_heard: float
+    @property
+    def last_heard(self) -> float:
+        """See the class."""
 
     def send(self, frame: Frame) -> None:
         """Take a frame for the client."""
@@ -243,27 +246,21 @@ class Hub:
         effects: list[Effect] = []
         if self.up:
             for topic in self._topics.values():
-                if (
-                    topic.phase is Phase.HEALING
-                    and not topic.reading
-                    and not self._unconfirmed[topic.channel]
-                ):
+                if topic.phase is Phase.HEALING and not topic.reading and not self._unconfirmed[topic.channel]:
                     effects += self._heal(topic)
         return effects
 
     # Connections
 
     def subscribe(self, member: Member, topics: Iterable[Topic]) -> list[Effect]:
-        """A connection wants these topics: first step of joining. Its sink hears `subscribed` when Redis has confirmed."""
+        """A connection wants these topics: the first step. Its sink hears `subscribed` when Redis has confirmed."""
         fresh: list[str] = []
         wanted: dict[str, _Topic] = {}
         for topic in topics:
             channel = topic.channel(self.prefix)
             entry = self._topics.get(channel)
             if entry is None:
-                entry = self._topics[channel] = _Topic(
-                    channel, topic.label, encoded_label=label_json(topic.label)
-                )
+                entry = self._topics[channel] = _Topic(channel, topic.label, encoded_label=label_json(topic.label))
                 self._unconfirmed[channel] += 1
                 fresh.append(channel)
             entry.wanted_by[member] = None

@@ -37,9 +37,7 @@ def _checked(name: object, what: str) -> str:
             f"a {what} name holds a lone surrogate, which UTF-8 cannot carry: {shown(name)}"
         ) from None
     if size > MAX_NAME_BYTES:
-        raise InvalidAudience(
-            f"a {what} name is {size} bytes long, the limit is {MAX_NAME_BYTES}: {shown(name)}"
-        )
+        raise InvalidAudience(f"a {what} name is {size} bytes long, the limit is {MAX_NAME_BYTES}: {shown(name)}")
     return name
 
 

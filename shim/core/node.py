@@ -1,8 +1,8 @@
 """A node: one server process and all its connections. Who may come in, who must go when. Pure.
 
-The shell calls `tick` about ten times a second: that one timer serves every connection's heartbeat (contract 7.1), every
-move (8.5) and the drain (9.1). A move or a drain gives each connection a moment of its own inside a window, so that
-no flip and no restart makes a reconnect storm.
+The shell calls `tick` about ten times a second: that one timer serves every connection's heartbeat (contract 7.1),
+every move (8.5) and the drain (9.1). A move or a drain gives each connection a moment of its own inside a window, so
+that no flip and no restart makes a reconnect storm.
 """
 
 import heapq
@@ -73,9 +73,7 @@ type Due = tuple[Connection, list[Effect]]
 class Node:
     """The connections of one process. Not thread-safe: the owner serialises the calls."""
 
-    def __init__(
-        self, backend: str, flag: FlagState, pace: Pace, *, now: float, random: Callable[[], float]
-    ) -> None:
+    def __init__(self, backend: str, flag: FlagState, pace: Pace, *, now: float, random: Callable[[], float]) -> None:
         """Make a node without connections.
 
         Args:
@@ -120,9 +118,7 @@ class Node:
             if now < self._flip_until:  # it asked where to go before the flip, and came after it
                 self._let_go(connection.id, now + (self._flip_until - now) * self._random())
             else:
-                self._let_go(
-                    connection.id, now + self.pace.arrival + self.pace.arrival_spread * self._random()
-                )
+                self._let_go(connection.id, now + self.pace.arrival + self.pace.arrival_spread * self._random())
 
     def closed(self, connection: Connection) -> None:
         """A connection is gone. Idempotent."""
@@ -156,16 +152,12 @@ class Node:
             return
         self._leaving.clear()
         self._order.clear()
-        elsewhere = [
-            connection.id for connection in self.connections.values() if self._is_elsewhere(connection)
-        ]
+        elsewhere = [connection.id for connection in self.connections.values() if self._is_elsewhere(connection)]
         pace = self.pace
         window = spread(len(elsewhere), rate=pace.moves, least=pace.move_least, most=pace.move_most)
         self._flip_until = now + max(window, pace.move_least)
         # Ids are random, so sorting by them shuffles: who came first is not who goes first.
-        for id, moment in zip(
-            sorted(elsewhere), moments(len(elsewhere), window, now, self._random), strict=True
-        ):
+        for id, moment in zip(sorted(elsewhere), moments(len(elsewhere), window, now, self._random), strict=True):
             self._let_go(id, moment)
 
     def drain(self, now: float) -> None:
@@ -174,9 +166,7 @@ class Node:
         self._leaving.clear()
         self._order.clear()
         everybody = sorted(self.connections)
-        for id, moment in zip(
-            everybody, moments(len(everybody), self.pace.drain, now, self._random), strict=True
-        ):
+        for id, moment in zip(everybody, moments(len(everybody), self.pace.drain, now, self._random), strict=True):
             self._let_go(id, moment)
 
     # Time
@@ -193,12 +183,11 @@ class Node:
             if self.draining:
                 due.append((connection, connection.close(Close.MOVED, "the server is restarting: reconnect")))
             elif self._is_elsewhere(connection):
-                due.append((connection, connection.move(now)))
+                due.append((connection, connection.move()))
         if now >= self._next_beat:
             self._next_beat = now + BEAT_SECONDS
-            for connection in self.connections.values():
-                if effects := connection.beat(now):
-                    due.append((connection, effects))
+            beats = ((connection, connection.beat(now)) for connection in self.connections.values())
+            due.extend(beat for beat in beats if beat[1])
         return due
 
     # Inside

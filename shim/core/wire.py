@@ -1,6 +1,6 @@
-"""The record of one message on Redis: a short text header, a newline, the bare body.
+r"""The record of one message on Redis: a short text header, a newline, the bare body.
 
-``1j 5f0c2a9b41d7e683 45 -\\n{"event":"ring"}``: version 1, kind JSON, epoch, seq, origin. The publish script writes
+``1j 5f0c2a9b41d7e683 45 -\n{"event":"ring"}``: version 1, kind JSON, epoch, seq, origin. The publish script writes
 epoch and seq (contract 3.2); nothing is decoded on the way to a client. A message without history has epoch ``-``
 and seq 0. The origin is the id of the connection that caused the message, or ``-``; only the echo rule
 (contract 6.5) reads it. The same record stands in the history log, so there is one format.

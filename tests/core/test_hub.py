@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from shim.core.history import ReadRequest, ReadResult, Want
-from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.hub import Effect, Hub, Read, Sink, Subscribe, Unsubscribe
 from shim.core.message import Kind
 from shim.core.names import Everyone, Group, Topic, User
 from shim.core.protocol import Frame, Protocol
@@ -34,7 +35,7 @@ class Member:
         self.id = id
         self.protocol = protocol
         self.echo = echo
-        self.sink = self
+        self.sink: Sink = self
         self.last_heard = 0.0
         self.confirmed = False
         self.positions: dict[str, Position] | None = None
@@ -62,7 +63,7 @@ class Member:
         assert self.positions is None, "attached twice"
         self.positions, self.recovered = dict(positions), dict(recovered)
 
-    def heard(self) -> list[dict[str, object]]:
+    def heard(self) -> list[dict[str, Any]]:
         return [json.loads(frame.data) for frame in self.frames]
 
     def texts(self) -> list[str]:
@@ -182,9 +183,9 @@ class HubMachine(RuleBasedStateMachine):
         topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
         back=st.integers(0, SIZE + 2),
     )
-    def join(self, protocol: Protocol, topics: list[Topic], back: int) -> Member:
+    def join(self, protocol: Protocol, topics: list[Topic], back: int) -> Any:
         """All steps at once, as it mostly goes."""
-        member = self.subscribe(protocol, topics)
+        member: Any = self.subscribe(protocol, topics)
         while self.redis.line and not member.confirmed:
             self.arrive(1)
         self.begin(member, back)
@@ -286,17 +287,17 @@ class HubMachine(RuleBasedStateMachine):
                 texts = member.texts()
                 assert len(set(texts)) == len(texts), f"{member.id} got something twice: {texts}"
                 continue
-            at = {label: tuple(p) for label, p in (member.positions or {}).items()}
+            at: dict[str, Any] = {label: tuple(p) for label, p in (member.positions or {}).items()}
             for label, done in member.recovered.items():
                 if done:
                     at[label] = tuple(self.resumes[member][label])
             for frame in member.heard():
                 label, pos = str(frame["topic"]), frame["pos"]
                 if frame["op"] == "gap":
-                    at[label] = tuple(pos)  # type: ignore[arg-type]
+                    at[label] = tuple(pos)
                 elif pos is not None:
                     epoch, seq = at[label]
-                    assert list(pos) == [epoch, seq + 1], f"{member.id} {label}: {pos} after {at[label]}"  # type: ignore[call-overload]
+                    assert list(pos) == [epoch, seq + 1], f"{member.id} {label}: {pos} after {at[label]}"
                     at[label] = (epoch, seq + 1)
 
     def settle(self) -> None:
@@ -345,10 +346,17 @@ class HubMachine(RuleBasedStateMachine):
         for member in attached:
             assert not self.missing(member), f"{member.id} lost {self.missing(member)}"
         # One more message for each topic shows whether the hub still follows it (a fence).
-        fences = {topic.channel("rt"): self.redis.publish(topic.channel("rt"), history=True, body=topic.tag) for topic in TOPICS}
+        fences = {
+            topic.channel("rt"): self.redis.publish(topic.channel("rt"), history=True, body=topic.tag)
+            for topic in TOPICS
+        }
         self.settle()
         for member in attached:
-            heard = [str(frame.get("text")) for frame in member.heard()] if member.protocol is Protocol.V1 else member.texts()
+            heard = (
+                [str(frame.get("text")) for frame in member.heard()]
+                if member.protocol is Protocol.V1
+                else member.texts()
+            )
             for channel in self.alive[member]:
                 assert fences[channel].body.decode() in heard, f"{member.id} does not hear {channel} any more"
             self.nothing_twice_or_out_of_order()
