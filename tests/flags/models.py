@@ -1,6 +1,6 @@
 """Flag models as projects make their own: any of them will do (`WAFFLE_FLAG_MODEL`)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models
 from waffle.managers import FlagManager
@@ -23,7 +23,7 @@ class TeamFlag(AbstractUserFlag):
     is_archived: "models.BooleanField[bool, bool]" = models.BooleanField(default=False)
     teams = models.JSONField(default=list)
 
-    objects = Shown()
+    objects: ClassVar[Any] = Shown()
 
     class Meta(AbstractUserFlag.Meta):
         abstract = False

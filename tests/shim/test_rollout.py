@@ -190,7 +190,7 @@ class TestReading:
 
     @override_settings(WAFFLE_FLAG_MODEL="flags.TeamFlag")
     def test_a_model_with_fields_of_its_own(self, database: None) -> None:
-        TeamFlag.objects.create(name=NAME, percent=Decimal("0.125"), teams=["x"], is_archived=True)
+        TeamFlag(name=NAME, percent=Decimal("0.125"), teams=["x"], is_archived=True).save()
         assert read_snapshot(NAME).percent == 125
         TeamFlag._base_manager.update(percent=Decimal(100))
         assert read_snapshot(NAME).percent == 100_000
