@@ -1,5 +1,8 @@
 """What both shells know about `websockets` and sockets: options, how an attempt failed, how a connection ended."""
 
+import errno
+import os
+import selectors
 import socket
 import struct
 import threading
@@ -7,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed as WebSocketClosed
 from websockets.exceptions import InvalidStatus, InvalidURI
@@ -98,9 +101,7 @@ class Line:
         for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             sock = socket.socket(family, kind, proto)
             try:
-                self._hold(sock)
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                sock.connect(address)
+                self._connect(sock, address, deadline - time.monotonic())
                 # `websockets` sends in blocking mode with a lock held: without this a peer that does not read could
                 # hold every other call of the connection for ever.
                 limit = struct.pack("ll", int(SEND_TIMEOUT), 0)
@@ -127,10 +128,28 @@ class Line:
                 self._handle.close()
                 self._handle = None
 
-    def _hold(self, sock: socket.socket) -> None:
+    def _connect(self, sock: socket.socket, address: Any, timeout: float) -> None:
         with self._lock:
-            if self._cut:
-                raise ConnectionAbortedError("cut by close()")
+            # Begun under the lock, so that a cut finds it either not begun or under way, where `shutdown` ends it.
+            self._check()
             if self._handle is not None:
                 self._handle.close()
             self._handle = sock.dup()
+            sock.setblocking(False)
+            begun = sock.connect_ex(address)
+        if begun not in (0, errno.EINPROGRESS):
+            raise OSError(begun, os.strerror(begun))
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, selectors.EVENT_WRITE)
+            if not selector.select(max(timeout, 0.001)):
+                raise TimeoutError(f"no connection to {address[0]} port {address[1]} in time")
+        failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failed:
+            raise OSError(failed, os.strerror(failed))  # becomes ConnectionRefusedError and the like
+        with self._lock:
+            self._check()
+        sock.settimeout(max(timeout, 0.001))
+
+    def _check(self) -> None:
+        if self._cut:
+            raise ConnectionAbortedError("cut by close()")

@@ -57,7 +57,7 @@ def test_a_line_can_be_cut_while_it_is_dialled() -> None:
 
         def dial() -> None:
             with pytest.raises(OSError, match=r"reset|refused|aborted|pipe|connected"):
-                line.dial("127.0.0.1", port, 60).send(b"x")
+                line.dial("127.0.0.1", port, 60).close()
             failed.set()
 
         thread = threading.Thread(target=dial)
