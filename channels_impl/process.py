@@ -147,7 +147,7 @@ class Process:
             end(self.node.tick(now))
             if now >= retry_at:
                 retry_at = now + RETRY_SECONDS
-                self._perform(self.hub.retry())
+                self._perform([*self.hub.retry(), *self.hub.check()])
 
     async def _heal(self) -> None:
         """Read the history of topics that have a hole (contract 7.4)."""

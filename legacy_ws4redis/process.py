@@ -146,7 +146,7 @@ class Process:
                 due = self.node.tick(now)
                 if now >= retry_at:
                     retry_at = now + RETRY_SECONDS
-                    self._perform(self.hub.retry())
+                    self._perform([*self.hub.retry(), *self.hub.check()])
             end(due)
 
     def _heal(self) -> None:

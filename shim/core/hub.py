@@ -34,6 +34,9 @@ from shim.core.wire import Position, Record, decode
 PENDING_BYTES: Final = 4 * 1_048_576
 """Most bytes that may wait for one healing topic, or be kept for one joining connection."""
 
+CHECK_CALLS: Final = 40
+"""Calls of `check` in which each quiet topic is looked at once."""
+
 
 class Sink(Interface):
     """A connection's way to its client. No method blocks or raises.
@@ -142,6 +145,7 @@ class _Topic:
     joining: dict[Member, _Joining] = field(default_factory=dict)
     pending: list[Record] = field(default_factory=list)
     pending_bytes: int = 0
+    quiet: bool = False  # nothing was handed on since the last check
     asked_after: int = 0  # this many of `pending` had arrived when the read was asked for
     unsure: bool = False  # something may have been missed while messages waited: heal once more
     reading: _Asked | None = None  # the read that is on its way
@@ -168,10 +172,12 @@ class Hub:
         self._topics_of: dict[Member, tuple[_Topic, ...]] = {}
         self._by_id: dict[str, Member] = {}
         self._unconfirmed: Counter[str] = Counter()
+        self._to_check: list[_Topic] = []
+        self._checks = 0
 
     # The bus
 
-    def connected(self) -> list[Effect]:
+    def connected(self) -> Sequence[Effect]:
         """Redis is there, for the first time or again: everything has to be asked for anew (contract 7.4)."""
         self.up = True
         channels = (*self._standing, *self._topics)
@@ -185,7 +191,7 @@ class Hub:
         for topic in self._topics.values():
             topic.unsure = True
 
-    def confirmed(self, channel: str) -> list[Effect]:
+    def confirmed(self, channel: str) -> Sequence[Effect]:
         """Redis has confirmed one SUBSCRIBE."""
         self._unconfirmed[channel] -= 1
         if self._unconfirmed[channel] > 0:
@@ -199,7 +205,7 @@ class Hub:
                 member.sink.subscribed()
         return self._heal(topic) if topic.phase is not Phase.UNPLACED else []
 
-    def message(self, channel: str, data: bytes) -> list[Effect]:
+    def message(self, channel: str, data: bytes) -> Sequence[Effect]:
         """A message has arrived.
 
         Raises:
@@ -214,7 +220,7 @@ class Hub:
             return []
         return self._advance(topic, record)
 
-    def healed(self, result: ReadResult) -> list[Effect]:
+    def healed(self, result: ReadResult) -> Sequence[Effect]:
         """The history that was asked for is here: hand it on, then what waited."""
         topic = self._topics.get(result.channel)
         if topic is None or topic.reading is None:
@@ -241,7 +247,7 @@ class Hub:
         if topic is not None:
             topic.reading = None
 
-    def retry(self) -> list[Effect]:
+    def retry(self) -> Sequence[Effect]:
         """Ask again for what healing topics still wait for. Call it every second or so."""
         effects: list[Effect] = []
         if self.up:
@@ -250,9 +256,26 @@ class Hub:
                     effects += self._heal(topic)
         return effects
 
+    def check(self) -> Sequence[Effect]:
+        """Look whether quiet topics still stand where Redis does; call it every second.
+
+        A hole is seen when the next message comes; this finds one that no message follows (contract 7.4), and keeps
+        the epoch of a topic alive that nobody publishes to.
+        """
+        if not self._to_check:
+            self._to_check = list(self._topics.values())
+            self._checks = -(-len(self._to_check) // CHECK_CALLS)
+        batch, self._to_check = self._to_check[: self._checks], self._to_check[self._checks :]
+        requests: list[ReadRequest] = []
+        for topic in batch:
+            if topic.quiet and topic.phase is Phase.LIVE and self.up and self._topics.get(topic.channel) is topic:
+                requests.extend(request for read in self._heal(topic) for request in read.requests)
+            topic.quiet = True
+        return [Read(tuple(requests))] if requests else []
+
     # Connections
 
-    def subscribe(self, member: Member, topics: Iterable[Topic]) -> list[Effect]:
+    def subscribe(self, member: Member, topics: Iterable[Topic]) -> Sequence[Effect]:
         """A connection wants these topics: the first step. Its sink hears `subscribed` when Redis has confirmed."""
         fresh: list[str] = []
         wanted: dict[str, _Topic] = {}
@@ -297,7 +320,7 @@ class Hub:
 
     def attach(
         self, member: Member, results: Iterable[ReadResult], resume: Mapping[str, Position] | None = None
-    ) -> list[Effect]:
+    ) -> Sequence[Effect]:
         """Last step of joining: hand over the past, then what came meanwhile, then live messages.
 
         A connection that left in between is ignored.
@@ -324,7 +347,7 @@ class Hub:
             effects += self._enter(topic, member, by_channel[topic.channel].position, catch_up, joining)
         return effects
 
-    def unsubscribe(self, member: Member) -> list[Effect]:
+    def unsubscribe(self, member: Member) -> Sequence[Effect]:
         """A connection has left. Topics that nobody wants any more are dropped. Idempotent."""
         gone: list[str] = []
         for topic in self._topics_of.pop(member, ()):
@@ -344,7 +367,7 @@ class Hub:
 
     def _enter(
         self, topic: _Topic, member: Member, at: Position, catch_up: list[Delivery], joining: _Joining
-    ) -> list[Effect]:
+    ) -> list[Read]:
         since, at = _unbroken(joining.kept, at)
         frames = [delivery.frame(member.protocol) for delivery in catch_up + since if self._may_get(member, delivery)]
         if frames:
@@ -369,7 +392,7 @@ class Hub:
         # contract 6.5: a sender does not get its own message back unless it asked
         return member.echo or delivery.record.origin != member.id
 
-    def _advance(self, topic: _Topic, record: Record) -> list[Effect]:
+    def _advance(self, topic: _Topic, record: Record) -> list[Read]:
         if record.position is None:
             self._hand_on(topic, record)
         elif record.position.epoch == topic.position.epoch and record.position.seq <= topic.position.seq:
@@ -382,6 +405,7 @@ class Hub:
         return []
 
     def _hand_on(self, topic: _Topic, record: Record) -> None:
+        topic.quiet = False
         delivery = Delivery(record, topic.encoded_label)
         if record.position is not None:
             topic.position = record.position
@@ -432,7 +456,7 @@ class Hub:
             topic.pending_bytes = topic.asked_after = 0
             topic.unsure = True
 
-    def _heal(self, topic: _Topic) -> list[Effect]:
+    def _heal(self, topic: _Topic) -> list[Read]:
         topic.phase = Phase.HEALING
         if topic.reading is not None:
             return []
@@ -442,7 +466,7 @@ class Hub:
         topic.asked_after = len(topic.pending)
         return [Read((ReadRequest(topic.channel, Want.HEAL, topic.position),))]
 
-    def _resume(self, topic: _Topic) -> list[Effect]:
+    def _resume(self, topic: _Topic) -> list[Read]:
         """The topic knows its place (again): hand on what waited; a hole in it heals once more."""
         topic.phase = Phase.LIVE
         if topic.unsure:

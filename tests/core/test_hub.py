@@ -149,7 +149,7 @@ class HubMachine(RuleBasedStateMachine):
         self.count = 0
         self.lossless = True
 
-    def perform(self, effects: list[Effect]) -> None:
+    def perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Subscribe(channels):
@@ -252,6 +252,10 @@ class HubMachine(RuleBasedStateMachine):
     @rule()
     def retry(self) -> None:
         self.perform(self.hub.retry())
+
+    @rule()
+    def check(self) -> None:
+        self.perform(self.hub.check())
 
     @rule(really=st.sampled_from([False, False, True]))
     def line_breaks(self, really: bool) -> None:
