@@ -146,16 +146,16 @@ class AsyncClient(BaseClient):
         if websocket is None or not self.connected:
             raise NotConnected(f"not connected ({self.state}): nothing was sent")
         if ack_timeout is not None:
-            self._session.expect(id)
+            self._session.acks.expect(id)
         try:
             await self._transmit(websocket, frame)
             if ack_timeout is not None:
-                await self._until(lambda: self._session.outcome(id) is not None, ack_timeout)
+                await self._until(lambda: self._session.acks.outcome(id) is not None, ack_timeout)
                 self._check_outcome(id, ack_timeout)
         except WebSocketClosed as error:
             raise NotConnected(f"the connection ended while sending: {error}") from None
         finally:
-            self._session.forget(id)
+            self._session.acks.forget(id)
         return id
 
     async def wait_until(self, condition: Callable[[Self], bool], timeout: float) -> Self:

@@ -283,7 +283,7 @@ class BaseClient:
         return self._last_id, body if message.kind is Kind.BINARY else body.decode()
 
     def _check_outcome(self, id: int, seconds: float) -> None:
-        match self._session.outcome(id):
+        match self._session.acks.outcome(id):
             case Ack():
                 return
             case Refusal(_, code, reason):

@@ -23,6 +23,7 @@ Inputs are methods, outputs are effects, to be carried out in order. What the ap
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from shim.client.acks import Acks
 from shim.client.effects import Counters, Deliver, Drop, Effect, Probe, Settle, State, Tell, Transmit
 from shim.client.errors import ClientError, ConnectionClosed
 from shim.client.events import (
@@ -73,6 +74,7 @@ class Session:
         positions: known position of each topic; what the next `hello` resumes after (contract 5.3).
         delay: while WAITING, seconds until the next attempt. error: when CLOSED, why; None after `closed`.
         failure: the last failed attempt as a sentence. ever_open: some connection has been OPEN.
+        counters: what has happened. acks: what has become of messages that were sent.
         deadline: when `tick` has to be called at the latest; None while nothing can be late.
     """
 
@@ -96,6 +98,7 @@ class Session:
         self.failure = "nothing was tried"
         self.ever_open = False
         self.counters = Counters()
+        self.acks = Acks()
         self._v1 = v1
         self._random = random
         self._ready_timeout = ready_timeout
@@ -105,7 +108,6 @@ class Session:
         self._probing = False
         self._topics: frozenset[str] = frozenset()
         self._left: dict[tuple[str, str], None] = {}  # epochs that a topic has left, oldest first
-        self._outcomes: dict[int | str, Ack | Refusal | Lost | None] = {}
 
     # Connecting
 
@@ -198,20 +200,6 @@ class Session:
             return [Probe()]
         return self._drop(Close.SILENT, f"nothing heard for {self._heartbeat + ANSWER + MARGIN:g} s (contract 7.1)")
 
-    # Going out
-
-    def expect(self, id: int) -> None:
-        """Somebody awaits the `ack` of a message that is about to be sent."""
-        self._outcomes[id] = None
-
-    def outcome(self, id: int) -> Ack | Refusal | Lost | None:
-        """What has become of it; None as long as it is open."""
-        return self._outcomes.get(id)
-
-    def forget(self, id: int) -> None:
-        """Nobody awaits it any more."""
-        self._outcomes.pop(id, None)
-
     # Ending
 
     def lost(self, code: int, reason: str, now: float, *, ours: bool = False) -> list[Effect]:
@@ -267,7 +255,7 @@ class Session:
             case Ping():
                 return [Transmit(PONG_FRAME)]
             case Refusal(id, code, reason):
-                self._resolve(id, frame)
+                self.acks.resolve(id, frame)
                 return [Tell(ServerError(id, code, reason))]
             case Ready() if self.state is State.GREETING:
                 return self._ready(frame, now)
@@ -276,7 +264,7 @@ class Session:
             case Received():
                 return self._message(frame, data)
             case Ack(id):
-                self._resolve(id, frame)
+                self.acks.resolve(id, frame)
                 return []
             case Skip():
                 return self._skip(frame, data)
@@ -396,13 +384,7 @@ class Session:
             self.counters.losses += 1
         self.state = state
         self.deadline = None
-        for id, outcome in self._outcomes.items():
-            if outcome is None:
-                self._outcomes[id] = lost
-
-    def _resolve(self, id: int | str | None, outcome: Ack | Refusal) -> None:
-        if id is not None and id in self._outcomes:
-            self._outcomes[id] = outcome
+        self.acks.lose(lost)
 
 
 def _continues(mine: Position, told: Position) -> bool:

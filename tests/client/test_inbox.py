@@ -23,9 +23,12 @@ def test_positions_follow_what_is_taken() -> None:
     assert (message := inbox.take()) is not None
     assert message.value == 2
     assert inbox.positions == {"user": ("new", 5)}, "the gap is what comes next, so it has been seen"
+    inbox.put(Deliver(Received("everyone", Position("f", 1), Message.of(1))), 10)
+    assert inbox.take() is not None
+    assert inbox.positions == {"user": ("new", 6)}
     inbox.clear()
     assert inbox.take() is None
-    assert inbox.positions == {"user": ("new", 5)}, "what was not taken was not seen"
+    assert inbox.positions == {"user": ("new", 6)}, "what was not taken was not seen"
 
 
 def test_a_gap_with_nothing_before_it_counts_at_once() -> None:

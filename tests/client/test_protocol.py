@@ -375,9 +375,9 @@ def test_the_server_tells_its_heartbeat() -> None:
 
 def test_closing_is_the_end() -> None:
     machine = opened()
-    machine.expect(1)
+    machine.acks.expect(1)
     machine.closed()
-    assert machine.outcome(1) == Lost(1000, "closed by this client", None)
+    assert machine.acks.outcome(1) == Lost(1000, "closed by this client", None)
     assert machine.received(message(1), 0.0) == machine.lost(1006, "", 0.0) == machine.failed("x") == []
     assert machine.connecting() == []
     assert (machine.state, machine.error, machine.deadline) == (State.CLOSED, None, None)
