@@ -20,7 +20,7 @@ LINE_SECONDS: Final = 2.0
 
 @dataclass(slots=True)
 class View:
-    """Everything that is to be seen at one moment. `clients`: by backend, v1 and raw; `wanted`: by the flag, of all."""
+    """Everything that is to be seen at one moment. `clients`: by backend, how many v1 and raw."""
 
     phase: str
     elapsed: float
@@ -40,10 +40,12 @@ class Screen:
     """Shows views; a context manager.
 
     Args:
+        page: where to look with a browser.
         live: a picture that is drawn anew; otherwise a line now and then.
     """
 
-    def __init__(self, *, live: bool) -> None:
+    def __init__(self, page: str, *, live: bool) -> None:
+        self._page = page
         self.console = Console(stderr=not live)
         self._live = Live(console=self.console, refresh_per_second=FRAMES_A_SECOND) if live else None
         self._next_line = 0.0
@@ -59,7 +61,7 @@ class Screen:
 
     def show(self, view: View) -> None:
         if self._live is not None:
-            self._live.update(picture(view))
+            self._live.update(picture(view, self._page))
         elif view.elapsed >= self._next_line:
             self._next_line = view.elapsed + LINE_SECONDS
             self.console.print(line(view), highlight=False, soft_wrap=True)
@@ -74,7 +76,7 @@ def line(view: View) -> str:
     )
 
 
-def picture(view: View) -> RenderableType:
+def picture(view: View, page: str) -> RenderableType:
     who = Table.grid(padding=(0, 2), expand=True)
     for width in (10, 14, None, 22):
         who.add_column(width=width, ratio=None if width else 1)
@@ -82,8 +84,10 @@ def picture(view: View) -> RenderableType:
         bar = ProgressBar(view.members, v1 + raw, complete_style=COLOURS[name], finished_style=COLOURS[name])
         count = Text(f"{v1 + raw:3d} clients", style="bold")
         who.add_row(Text(name, style=f"bold {COLOURS[name]}"), count, bar, Text(f"{v1} v1, {raw} raw", style="dim"))
+    between = view.members - sum(v1 + raw for v1, raw in view.clients.values())
+    on_the_way = Text(f"{between} on the way" if between else "", style="dim")
     flag = ProgressBar(100, view.percent, complete_style="magenta", finished_style="magenta")
-    who.add_row(Text("flag", style="bold magenta"), Text(f"{view.percent:3d} %", style="bold"), flag, "")
+    who.add_row(Text("flag", style="bold magenta"), Text(f"{view.percent:3d} %", style="bold"), flag, on_the_way)
 
     numbers = Table.grid(padding=(0, 4))
     for _ in range(5):
@@ -113,7 +117,7 @@ def picture(view: View) -> RenderableType:
         head.add_column(width=width, ratio=None if width else 1)
     head.add_row(Text(view.phase, style="bold"), f"{view.elapsed:.0f} s", clock)
     parts: list[RenderableType] = [head, Text(), who, Text(), numbers, Text(), moves]
-    return Panel(Group(*parts), title="realtime shim: two live backends, one API", padding=(1, 2))
+    return Panel(Group(*parts), title="realtime shim: two live backends, one API", subtitle=page, padding=(1, 2))
 
 
 def _aim(flip: Flip, before: int, view: View) -> int:

@@ -33,7 +33,3 @@ WSGI_APPLICATION = "demo.wsgi.application"
 ASGI_APPLICATION = "demo.asgi.application"
 if not os.environ.get("DJANGO_DATABASE"):
     DATABASES["default"]["NAME"] = VAR_DIR / "demo.sqlite3"
-
-# All of the demo's clients ask where to go before they connect, so one that comes to the wrong backend can be moved
-# soon, instead of after the minute that protects clients with a fixed address.
-REALTIME_PACE = {"arrival": 3.0, "arrival_spread": 2.0}
