@@ -13,14 +13,16 @@ The table `TRANSITIONS` is that diagram. What the shell must do comes back as ef
 client goes through the sink.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
 from shim.core.cohorts import Subject
+from shim.core.errors import InvalidPayload
 from shim.core.hub import Sink
-from shim.core.message import MAX_MESSAGE_BYTES, Kind, Message
+from shim.core.message import MAX_MESSAGE_BYTES, Message
 from shim.core.names import Topic
 from shim.core.pacing import TokenBucket
 from shim.core.protocol import (
@@ -210,7 +212,7 @@ class Connection:
         if self.protocol is Protocol.RAW:
             if data == TEXT_HEARTBEAT and self._text_heartbeat:
                 return []  # never a message (contract 7.1)
-            return self._handle(Message.of(data), None, now)
+            return self._handle(Message.of(data), None, now, frame=_longest(data))
         try:
             if isinstance(data, bytes):
                 raise Violation("binary", 'realtime.v1 has text frames only: use {"op":"send","b64":…}')
@@ -226,7 +228,7 @@ class Connection:
                 case ClientSend(_, id), State.GREETING:
                     raise Violation("no_hello", "hello is the first frame", id)
                 case ClientSend(message, id), _:
-                    return self._handle(message, id, now)
+                    return self._handle(message, id, now, frame=_longest(data))
         except Violation as violation:
             return self._violation(violation, now)
 
@@ -314,9 +316,9 @@ class Connection:
             )  # a bug of ours, no one else's
         self.state = state
 
-    def _handle(self, message: Message, id: int | str | None, now: float) -> list[Effect]:
-        if message.kind is not Kind.JSON and _size(message.value) > self._limits.max_message:
-            # What JSON carries is bounded by the frame that carried it: see `frame_limit`.
+    def _handle(self, message: Message, id: int | str | None, now: float, *, frame: int) -> list[Effect]:
+        # Only what a long frame carries is measured: a binary message as base64 is in a frame a third longer.
+        if frame > self._limits.max_message and _size(message) > self._limits.max_message:
             return self.close(Close.TOO_BIG, f"over {self._limits.max_message} bytes")
         if not self._inbound.take(now):
             return self.close(Close.POLICY, f"over {self._limits.inbound_rate:g} messages a second: slow down")
@@ -324,6 +326,8 @@ class Connection:
         return [Handle(message, id)]
 
     def _violation(self, violation: Violation, now: float) -> list[Effect]:
+        if self.state in (State.CLOSING, State.CLOSED):
+            return []  # the handler said no to one who is on the way out
         self.sink.send(error_frame(violation.code, violation.reason, violation.id))
         last, self._violated = self._violated, now
         if last is not None and now - last < self._limits.violations:
@@ -331,5 +335,13 @@ class Connection:
         return []
 
 
-def _size(value: str | bytes) -> int:
-    return len(value) if isinstance(value, bytes) else len(value.encode())
+def _longest(data: str | bytes) -> int:
+    """Bytes that a frame has at most; exact for bytes and ASCII."""
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data) * 4
+
+
+def _size(message: Message) -> int:
+    try:
+        return len(message.body(sys.maxsize))
+    except InvalidPayload:  # nested so deeply that it could be read just so
+        return sys.maxsize

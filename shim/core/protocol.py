@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isinf
 from typing import Any, Final
 
 from shim.core.message import Kind, Message
@@ -236,7 +237,7 @@ def parse(text: str) -> Hello | Send | Pong:
         Violation: not something that v1 allows.
     """
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Violation("bad_json", f"a frame is one JSON object: {error}"[:200]) from None
     if not isinstance(fields, dict):
@@ -254,6 +255,13 @@ def parse(text: str) -> Hello | Send | Pong:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if isinf(number):  # no JSON could carry it on (contract 4.2)
+        raise ValueError(f"{digits[:20]} is beyond what a number holds")
+    return number
 
 
 def _resume(resume: object) -> dict[str, Position]:
@@ -314,6 +322,6 @@ def _send(fields: dict[str, Any], text: str) -> Send:
 def _encodable(value: object) -> bool:
     try:
         json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, RecursionError):
         return False
     return True

@@ -56,6 +56,8 @@ def decode(data: bytes) -> Record:
         if not newline:
             raise ValueError("no header")
         version_kind, epoch, seq, origin = header.split(b" ")
+        if not (epoch and origin and seq.isdigit()):  # int() also takes signs and underscores
+            raise ValueError("not a position")
         return Record(
             _KINDS[version_kind],
             body,
