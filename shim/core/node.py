@@ -9,6 +9,7 @@ import heapq
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from shim.core.cohorts import FlagState, Snapshot
@@ -147,18 +148,29 @@ class Node:
         raise WireError(f"no such control op: {shown(op)}; is another process newer than this one?")
 
     def flipped(self, now: float) -> None:
-        """The flag has changed: give everybody who belongs elsewhere a moment to go, and let the others stay (8.5)."""
+        """The flag has changed: give everybody who belongs elsewhere a moment to go, and let the others stay (8.5).
+
+        Who has a moment inside the window keeps it: a flag that changes often must not put off the moves for ever.
+        """
         if self.draining:
             return
-        self._leaving.clear()
-        self._order.clear()
         elsewhere = [connection.id for connection in self.connections.values() if self._is_elsewhere(connection)]
         pace = self.pace
         window = spread(len(elsewhere), rate=pace.moves, least=pace.move_least, most=pace.move_most)
         self._flip_until = now + max(window, pace.move_least)
-        # Ids are random, so sorting by them shuffles: who came first is not who goes first.
-        for id, moment in zip(sorted(elsewhere), moments(len(elsewhere), window, now, self._random), strict=True):
-            self._let_go(id, moment)
+        kept = {id: self._leaving[id] for id in elsewhere if self._leaving.get(id, inf) <= now + window}
+        self._leaving = kept
+        self._order = [(moment, id) for id, moment in kept.items()]
+        heapq.heapify(self._order)
+        newcomers = sorted(id for id in elsewhere if id not in kept)  # ids are random: who came first may go last
+        if not newcomers:
+            return
+        # One slot of the window for each: the newcomers get those that nobody has, so the rate is that of the window.
+        slot = window / len(elsewhere)
+        taken = {int((moment - now) / slot) for moment in kept.values()} if slot else set()
+        free = (n for n in range(len(elsewhere)) if n not in taken)
+        for id, n in zip(newcomers, free, strict=False):
+            self._let_go(id, now + slot * (n + self._random()))
 
     def drain(self, now: float) -> None:
         """The process is stopping: nobody comes in any more, everybody goes within the window (contract 9.1)."""
