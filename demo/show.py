@@ -25,7 +25,7 @@ FLIPS: Final = ((0.2, 25), (0.45, 100), (0.7, 0))  # at which share of the time,
 ACTIONS_A_SECOND: Final = 20.0
 DIRECT_A_SECOND: Final = 20.0
 LEAST_SECONDS: Final = 8
-MOVE_TIMEOUT: Final = 75.0  # seconds for everybody to be back; who comes to the wrong backend late is left there a minute
+MOVE_TIMEOUT: Final = 75.0  # seconds for everybody to be back; a late arrival at the wrong backend stays a minute
 SETTLE_TIMEOUT: Final = 20.0  # seconds for the last message to have come to everybody
 RAW_SETTLE_TIMEOUT: Final = 2.0  # raw clients may have lost some for good, so this one usually passes
 
