@@ -1,55 +1,31 @@
-"""The whole system on one machine: uWSGI, gunicorn, and Valkey or a Redis that is there; each as it runs in earnest.
+"""The whole system on one machine, as it runs in earnest: see `contract_tests.servers`. Tests use this too."""
 
-Ports: `port_base` legacy, +1 channels, +2 Valkey. Everything that is written goes to one directory, made anew at each
-start. `python -m demo` and the tests use this.
-"""
-
-import http.client
-import importlib.util
-import json
-import os
-import shutil
-import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, ClassVar, Final
 
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
-from websockets.typing import Subprotocol
+from contract_tests.part import Part, StackError
+from contract_tests.servers import BACKENDS, CHANNELS, HOST, LEGACY, START_TIMEOUT, Servers
 
-from demo.part import Part, StackError
-from shim.bus.embedded import EmbeddedValkey
-from shim.bus.sync import SyncBus
-from shim.core.errors import RealtimeUnavailable
+__all__ = ["BACKENDS", "CHANNELS", "HOST", "LEGACY", "ROOT", "Stack"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-HOST: Final = "127.0.0.1"
-LEGACY: Final = "legacy"
-CHANNELS: Final = "channels"
-BACKENDS: Final = (LEGACY, CHANNELS)
-WORKERS: Final = 2  # of each server: several processes, so that what goes wrong between them shows
-START_TIMEOUT: Final = 60.0  # seconds for everything to answer, on a machine that is busy with other things
-STOP_TIMEOUT: Final = 5.0  # seconds for a server to end by itself
-PROBE_TIMEOUT: Final = 5.0
-WATCH_SECONDS: Final = 1.0
 
 
-class Stack:
-    """Starts and stops everything; a context manager.
+class Stack(Servers):
+    """Servers with the demo's applications, database and people.
 
     Args:
-        port_base: the first of three ports.
-        redis_url: the Redis to use; None starts the embedded Valkey.
         directory: where database and logs go; None is `var/demo-<port_base>`.
-        env: more variables for the servers.
-
-    Attributes:
-        parts: the servers, by backend. valkey: the embedded Valkey, None with a `redis_url`.
+        port_base, redis_url, env: as for `Servers`.
     """
+
+    settings: ClassVar[str] = "settings.demo"
+    wsgi: ClassVar[str] = "demo.wsgi"
+    asgi: ClassVar[str] = "demo.asgi:application"
+    root: ClassVar[Path] = ROOT
+    facility: ClassVar[str] = "lobby"
 
     def __init__(
         self,
@@ -59,121 +35,14 @@ class Stack:
         directory: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        if not 1 <= port_base <= 65_533:
-            raise StackError(f"PORT_BASE is the first of three ports, 1 to 65533, not {port_base}.")
-        self.port_base = port_base
-        self.directory = directory or ROOT / "var" / f"demo-{port_base}"
-        self.ports = {LEGACY: port_base, CHANNELS: port_base + 1}
-        self.http = {name: f"http://{HOST}:{port}" for name, port in self.ports.items()}
-        self.ws = {name: f"ws://{HOST}:{port}/ws/" for name, port in self.ports.items()}
-        self.valkey = None if redis_url else EmbeddedValkey(port_base + 2)
-        self.redis_url = redis_url or EmbeddedValkey(port_base + 2).url
-        self.env = {
-            "DJANGO_SETTINGS_MODULE": "settings.demo",
-            "DJANGO_DATABASE": str(self.directory / "db.sqlite3"),
-            "REALTIME_REDIS_URL": self.redis_url,
-            "REALTIME_LEGACY_URL": self.ws[LEGACY],
-            "REALTIME_CHANNELS_URL": self.ws[CHANNELS],
-            # Others may use a Redis that was there before; ours is ours alone.
-            "REALTIME_PREFIX": f"rt-{port_base}" if redis_url else "rt",
-            **(env or {}),
-        }
-        self.parts: dict[str, Part] = {}
-
-    # Life
-
-    def start(self) -> None:
-        """Start everything; returns when all of it answers, WebSocket handshakes included.
-
-        Raises:
-            StackError: it cannot run, the message says why; nothing is left running.
-        """
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End every process that was started. Idempotent."""
-        for part in self.parts.values():
-            part.terminate()  # all of them, before waiting for the first
-        for part in self.parts.values():
-            part.stop(STOP_TIMEOUT)
-        if self.valkey is not None:
-            self.valkey.stop()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        directory = directory or ROOT / "var" / f"demo-{port_base}"
+        super().__init__(port_base, directory=directory, redis_url=redis_url, env=env)
 
     def ready(self) -> dict[str, Any]:
         """What `make serve` says in its READY line."""
         return {"http": self.http, "ws": self.ws, "redis": self.redis_url, "env": self.env}
 
-    @property
-    def process_env(self) -> dict[str, str]:
-        """The environment of a process that belongs to the stack."""
-        return {**os.environ, **self.env, "PYTHONUNBUFFERED": "1"}
-
-    def watch(self) -> NoReturn:
-        """Stay until a signal's handler raises.
-
-        Raises:
-            StackError: a server has ended.
-        """
-        while True:
-            time.sleep(WATCH_SECONDS)
-            for part in self.parts.values():
-                if not part.running:
-                    raise _ended(part)
-
-    def _start(self) -> None:
-        self._look()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
-        self._start_redis()
-        self._seed()
-        for name, command in ((LEGACY, self._uwsgi()), (CHANNELS, self._gunicorn())):
-            log = self.directory / f"{name}.log"
-            self.parts[name] = Part(name, command, env=self.process_env, cwd=ROOT, log=log)
-            self.parts[name].start()
-        deadline = time.monotonic() + START_TIMEOUT
-        for name in BACKENDS:
-            self._wait_for(name, deadline)
-
-    def _look(self) -> None:
-        """What can be known before anything is started."""
-        wheels = {"pyuwsgi": "pyuwsgi", "gunicorn": "gunicorn", "uvicorn_worker": "uvicorn-worker", "gevent": "gevent"}
-        for module, wheel in wheels.items():
-            if importlib.util.find_spec(module) is None:
-                raise StackError(f"The package {wheel} is not installed for {sys.executable}: run `make setup`.")
-        wanted = {"legacy (HTTP)": self.ports[LEGACY], "channels (HTTP)": self.ports[CHANNELS]}
-        if self.valkey is not None:
-            wanted["Valkey"] = self.valkey.port
-        for what, port in wanted.items():
-            if _is_taken(port):
-                raise StackError(
-                    f"Port {port} ({what}) is taken: stop what listens there, or choose other ports with PORT_BASE=."
-                )
-
-    def _start_redis(self) -> None:
-        """Ours, or see that the given one answers."""
-        try:
-            if self.valkey is not None:
-                self.valkey.start()
-            bus = SyncBus(self.redis_url, prefix=self.env["REALTIME_PREFIX"])
-            bus.ping()
-            bus.close()
-        except (RealtimeUnavailable, ValueError) as error:
-            raise StackError(str(error)) from None
-
-    def _seed(self) -> None:
+    def seed(self) -> None:
         """Database, people and flag; done by another process, so that whoever starts a stack needs no Django."""
         log = self.directory / "seed.log"
         seed = Part("seed", [sys.executable, "manage.py", "demo_seed"], env=self.process_env, cwd=ROOT, log=log)
@@ -187,90 +56,3 @@ class Stack:
             raise StackError(f"The database was not ready within {START_TIMEOUT:g} s.\n{said}")
         if not said.endswith("seeded"):
             raise StackError(f"The database could not be made ({log}):\n{said}")
-
-    def _uwsgi(self) -> list[str]:
-        return [
-            str(Path(sys.executable).parent / "uwsgi"),
-            *("--http-socket", f"{HOST}:{self.ports[LEGACY]}"),
-            *("--master", "--processes", str(WORKERS)),
-            # Before the application is loaded: a lock that was made earlier would stop a process, not a greenlet.
-            *("--gevent", "1000", "--gevent-early-monkey-patch"),
-            *("--module", "demo.wsgi", "--need-app"),
-            "--disable-logging",  # of requests: a WebSocket would show as one that takes hours
-            *("--die-on-term", "--worker-reload-mercy", "3"),
-            *("--buffer-size", "32768"),  # for the request's head: cookies can be long
-        ]
-
-    def _gunicorn(self) -> list[str]:
-        return [
-            *(sys.executable, "-m", "gunicorn"),
-            *("--bind", f"{HOST}:{self.ports[CHANNELS]}"),
-            *("--workers", str(WORKERS), "--worker-class", "channels_impl.worker.RealtimeWorker"),
-            *("--graceful-timeout", "3", "--log-level", "warning"),
-            "--no-control-socket",  # one for each user of the machine: two stacks would share it
-            "demo.asgi:application",
-        ]
-
-    # Whether it answers
-
-    def _wait_for(self, name: str, deadline: float) -> None:
-        part, last = self.parts[name], "nothing was tried"
-        while time.monotonic() < deadline:
-            if not part.running:
-                raise _ended(part)
-            try:
-                self.health(name)
-                self._shake_hands(name)
-            except (OSError, http.client.HTTPException, WebSocketException, ValueError) as error:
-                last = f"{type(error).__name__}: {error}"
-                time.sleep(0.05)
-            else:
-                return
-        raise StackError(f"{name} does not answer ({last}); the end of {part.log}:\n{part.tail()}")
-
-    def health(self, name: str) -> dict[str, Any]:
-        """Ask one worker of a backend for its name and pid, over HTTP.
-
-        Raises:
-            OSError, http.client.HTTPException, ValueError: it does not answer, or not with that.
-        """
-        connection = http.client.HTTPConnection(HOST, self.ports[name], timeout=PROBE_TIMEOUT)
-        try:
-            connection.request("GET", "/health", headers={"Connection": "close"})
-            response = connection.getresponse()
-            body: dict[str, Any] = json.loads(response.read())
-        finally:
-            connection.close()
-        if body.get("server") != name:
-            raise ValueError(f"somebody else answers on port {self.ports[name]}: {body}")
-        return body
-
-    def _shake_hands(self, name: str) -> None:
-        """A whole v1 opening: handshake, `hello`, `ready`, so Redis answers too."""
-        with connect(
-            f"{self.ws[name]}lobby",
-            subprotocols=[Subprotocol("realtime.v1")],
-            open_timeout=PROBE_TIMEOUT,
-            close_timeout=1,
-            proxy=None,
-        ) as websocket:
-            websocket.send('{"op":"hello"}')
-            ready = json.loads(websocket.recv(PROBE_TIMEOUT))
-        if ready.get("backend") != name:
-            raise ValueError(f"{name} said {ready}")
-
-
-def _ended(part: Part) -> StackError:
-    return StackError(f"{part.name} has ended; the end of {part.log}:\n{part.tail()}")
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except PermissionError:
-            raise StackError(f"Port {port} needs privileges: choose other ports with PORT_BASE=.") from None
-        except OSError:
-            return True
-    return False
