@@ -7,7 +7,8 @@ that no flip and no restart makes a reconnect storm.
 
 import heapq
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
@@ -165,11 +166,10 @@ class Node:
         newcomers = sorted(id for id in elsewhere if id not in kept)  # ids are random: who came first may go last
         if not newcomers:
             return
-        # One slot of the window for each: the newcomers get those that nobody has, so the rate is that of the window.
+        # The window has a slot for each, and newcomers take those that are free: so the rate is never exceeded.
         slot = window / len(elsewhere)
-        taken = {int((moment - now) / slot) for moment in kept.values()} if slot else set()
-        free = (n for n in range(len(elsewhere)) if n not in taken)
-        for id, n in zip(newcomers, free, strict=False):
+        taken = Counter(int((moment - now) / slot) if slot else 0 for moment in kept.values())
+        for id, n in zip(newcomers, _free(taken, len(elsewhere)), strict=False):
             self._let_go(id, now + slot * (n + self._random()))
 
     def drain(self, now: float) -> None:
@@ -222,6 +222,17 @@ class Node:
             for connection in self.connections.values()
             if wanted(connection)
         ]
+
+
+def _free(taken: Mapping[int, int], slots: int) -> Iterator[int]:
+    """Slots for newcomers. Two in one slot use up the next free one as well."""
+    surplus = 0
+    for n in range(slots):
+        surplus += taken.get(n, 0)
+        if surplus:
+            surplus -= 1
+        else:
+            yield n
 
 
 def _matcher(fields: dict[str, Any]) -> Callable[[Connection], bool]:
