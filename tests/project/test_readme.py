@@ -108,13 +108,12 @@ def answers(site: Site) -> dict[str, str]:
     return {name: json.loads(get(url, {"Cookie": f"realtime_anonymous={name}"}))["backend"] for name in SOMEBODY}
 
 
-def _close_code(client: ClientConnection) -> int:
+def _close_code(client: ClientConnection) -> int | None:
     try:
         while True:
             client.recv(timeout=PATIENCE)
     except ConnectionClosed as closed:
-        assert closed.rcvd is not None, "the line broke without a close frame"
-        return closed.rcvd.code
+        return closed.rcvd.code if closed.rcvd else None
 
 
 def test_every_make_command_exists() -> None:
