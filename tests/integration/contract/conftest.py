@@ -1,0 +1,60 @@
+"""Servers of every kind, and this process as a publisher to them."""
+
+import itertools
+import re
+from collections.abc import Iterator
+
+import pytest
+from django.test import override_settings
+
+from tests.integration.contract.cluster import MAIN, Cluster, Place, free_ports
+
+_numbers = itertools.count()
+
+EXPECTED = ("ToldToFail", "the session store is down")
+"""Errors that tests ask for; any other traceback in a server's log is a bug."""
+
+
+@pytest.fixture(scope="package")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Servers for all tests that leave them as they found them. This process publishes to them, too."""
+    with Cluster(tmp_path_factory.mktemp("contract"), free_ports(16)) as cluster:
+        yield cluster
+        logs = cluster.logs()
+    for name, log in logs.items():
+        assert not unexpected(log), f"{name}: {unexpected(log)}"
+
+
+@pytest.fixture(scope="package")
+def _publisher(cluster: Cluster) -> Iterator[None]:
+    with override_settings(REALTIME_REDIS_URL=cluster.redis_url, REALTIME_PREFIX=cluster.stack.env["REALTIME_PREFIX"]):
+        yield
+
+
+@pytest.fixture(params=MAIN)
+def place(request: pytest.FixtureRequest, cluster: Cluster, _publisher: None) -> Place:
+    """Each backend on its main server; `everywhere` gives all kinds of servers."""
+    return cluster.place(request.param)
+
+
+@pytest.fixture
+def both(cluster: Cluster, _publisher: None) -> list[Place]:
+    """Both backends at once."""
+    return [cluster.place(name) for name in MAIN]
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no test had before, for notes, gates, groups and users."""
+    return f"n{next(_numbers)}"
+
+
+def unexpected(log: str) -> str:
+    """The first trouble in a log that no test has asked for."""
+    # A traceback ends with its error's line; one that led to another error is part of that one's.
+    chained = r"\n\n(?:During handling of|The above exception was)"
+    for trouble in re.finditer(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(.+)", log):
+        if not re.match(chained, log[trouble.end() :]) and not any(word in trouble[1] for word in EXPECTED):
+            return trouble[0]
+    found = re.search(r".*(?:WORKER TIMEOUT|was never awaited|never retrieved|SIGSEGV|DAMN|Unhandled exception).*", log)
+    return found[0] if found else ""

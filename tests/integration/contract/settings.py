@@ -1,0 +1,17 @@
+"""What the servers of these tests run with: the demo's settings, the contract app, and what a test asks for."""
+
+import json
+import os
+
+from settings.demo import *  # noqa: F403
+from settings.demo import INSTALLED_APPS
+
+INSTALLED_APPS = [*INSTALLED_APPS, "contract_tests.app"]
+ROOT_URLCONF = "tests.integration.contract.urls"
+SESSION_ENGINE = "tests.integration.contract.sessions"
+CONTRACT_NOTES = os.environ["CONTRACT_NOTES"]
+
+# Clients here know one address, as a client with a fixed address does: it is moved a minute after it arrived.
+REALTIME_PACE = json.loads(os.environ.get("CONTRACT_PACE", "{}"))
+REALTIME_LIMITS = json.loads(os.environ.get("CONTRACT_LIMITS", "{}"))
+REALTIME_MAX_MESSAGE_BYTES = int(os.environ.get("CONTRACT_MAX_MESSAGE_BYTES", "1048576"))
