@@ -7,11 +7,11 @@ from shim.core.cohorts import CHANNELS, Cohort
 
 
 class ChannelsBackend(BaseBackend):
-    """WebSocket on ASGI: gunicorn with `channels_impl.worker.RealtimeWorker`, or plain uvicorn.
+    """WebSocket on ASGI: gunicorn with `channels_impl.worker.RealtimeWorker`; other servers: `channels_impl.line`.
 
     Attributes:
-        pings_raw: ASGI has no ping; uvicorn pings, told to by the worker with the same interval.
+        sees_http_version: uvicorn hands the request on with a version of its own.
     """
 
     cohort: ClassVar[Cohort] = CHANNELS
-    pings_raw: ClassVar[bool] = False
+    sees_http_version: ClassVar[bool] = False

@@ -16,6 +16,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Sco
 from channels.consumer import AsyncConsumer
 
 from channels_impl.backend import ChannelsBackend
+from channels_impl.line import Line, line_of
 from channels_impl.outbox import Outbox
 from channels_impl.process import Process, process
 from shim.conf import conf
@@ -46,7 +47,7 @@ class RealtimeConsumer(AsyncConsumer):
         connect = await receive()
         if connect["type"] != "websocket.connect":
             return  # the client has left already
-        visit = await _entered(handshake_of(cast("WebSocketScope", scope)), receive, send)
+        visit = await _entered(handshake_of(cast("WebSocketScope", scope)), line_of(scope), receive, send)
         if isinstance(visit, Refusal):
             await _refuse(visit, send)
         else:
@@ -75,7 +76,9 @@ async def _refuse(refusal: Refusal, send: ASGISendCallable) -> None:
         logger.debug("a client left before it was refused")
 
 
-async def _entered(handshake: Handshake, receive: ASGIReceiveCallable, send: ASGISendCallable) -> "_Visit | Refusal":
+async def _entered(
+    handshake: Handshake, line: Line | None, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> "_Visit | Refusal":
     """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
     settings = conf()
     served = await process()
@@ -88,14 +91,14 @@ async def _entered(handshake: Handshake, receive: ASGIReceiveCallable, send: ASG
     core = None
     try:
         visitor.audiences = tuple(await acall_at_door(found.audiences, visitor))
-        sink = _Sink(send, settings.max_backlog)
+        sink = _Sink(send, line, settings.max_backlog)
         core = connection_of(
             visitor,
             topics_of(visitor, visitor.audiences),
             sink,
             node=served.node,
             conf=settings,
-            pings=ChannelsBackend.pings_raw,
+            pings=line is not None,
             now=time.monotonic(),
             random=random.random(),
         )
@@ -106,6 +109,8 @@ async def _entered(handshake: Handshake, receive: ASGIReceiveCallable, send: ASG
         if isinstance(error, Exception):
             return refusal_of(error, visitor, served.node)
         raise
+    if line is not None:
+        line.take_over()
     try:
         subprotocol = SUBPROTOCOL if core.protocol is Protocol.V1 else None
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
@@ -116,13 +121,22 @@ async def _entered(handshake: Handshake, receive: ASGIReceiveCallable, send: ASG
 
 
 class _Sink:
-    """`shim.core.hub.Sink` on an ASGI send."""
+    """`shim.core.hub.Sink` on an ASGI send, and on the line below where the server offers it."""
 
-    def __init__(self, send: ASGISendCallable, max_backlog: int) -> None:
+    def __init__(self, send: ASGISendCallable, line: Line | None, max_backlog: int) -> None:
         self.confirmed = asyncio.Event()
-        self.last_heard = time.monotonic()
         self.close_code: int | None = None
         self.outbox = Outbox(send, max_backlog, self._too_slow)
+        self._line = line
+        self._last_heard = time.monotonic()
+
+    @property
+    def last_heard(self) -> float:
+        return self._last_heard if self._line is None else self._line.last_heard
+
+    def heard(self) -> None:
+        """A message came."""
+        self._last_heard = time.monotonic()
 
     def send(self, frame: Frame) -> None:
         self.outbox.put(frame)
@@ -131,7 +145,8 @@ class _Sink:
         self.outbox.put_batch(frames)
 
     def ping(self) -> None:
-        raise AssertionError("ASGI has no ping: see ChannelsBackend.pings_raw")
+        if self._line is not None:
+            self._line.ping()
 
     def close(self, code: int, reason: str) -> None:
         if self.close_code is None:
@@ -140,6 +155,12 @@ class _Sink:
 
     def subscribed(self) -> None:
         self.confirmed.set()
+
+    def end(self) -> None:
+        """Nothing more will be sent; a client that has not taken the close frame by now is cut off."""
+        self.outbox.stop()
+        if self.outbox.is_stalled and self._line is not None:
+            self._line.cut()
 
     def _too_slow(self) -> None:
         if self.close_code is None:
@@ -176,7 +197,7 @@ class _Visit:
             while (data := await self._next()) is not None:
                 await self._perform(core.received(data, time.monotonic()))
         finally:
-            sink.outbox.stop()
+            sink.end()
             told = self._process.leave(core, self._ended)
             if told is not None:
                 await self._disconnected(told)
@@ -184,7 +205,7 @@ class _Visit:
     async def _next(self) -> str | bytes | None:
         """The next message, or None when the connection has ended; then `_ended` is the code."""
         event: Any = await self._sink.outbox.unless_stopped(self._receive)
-        self._sink.last_heard = time.monotonic()
+        self._sink.heard()
         if event is not None and event["type"] == "websocket.receive":
             text: str | None = event.get("text")
             return text if text is not None else event["bytes"]

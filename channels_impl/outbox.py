@@ -28,6 +28,9 @@ class Outbox:
         send: the ASGI send.
         max_backlog: bytes that may wait (contract 7.2).
         too_slow: called once when more would have to wait.
+
+    Attributes:
+        backlog: bytes that wait. is_stalled: the client has not taken the close frame in time.
     """
 
     __slots__ = (
@@ -42,6 +45,7 @@ class Outbox:
         "_too_slow",
         "_waiting",
         "backlog",
+        "is_stalled",
     )
 
     def __init__(self, send: ASGISendCallable, max_backlog: int, too_slow: Callable[[], None]) -> None:
@@ -54,6 +58,7 @@ class Outbox:
         self._closing = False
         self._allowed = max_backlog
         self.backlog = 0
+        self.is_stalled = False
         self._stopped = False
         self._waiting: asyncio.Task[Any] | None = None
 
@@ -90,7 +95,7 @@ class Outbox:
         else:
             self._queue.append(message)
         if self._sending is not None:
-            self._loop.call_later(LAST_WORDS_SECONDS, self.stop)
+            self._loop.call_later(LAST_WORDS_SECONDS, self._run_out)
 
     def stop(self) -> None:
         """Send nothing more, and wake who waits in `unless_stopped`. Idempotent."""
@@ -121,6 +126,10 @@ class Outbox:
             return False
         task.uncancel()
         return True
+
+    def _run_out(self) -> None:
+        self.is_stalled = not self._stopped and self._sending is not None
+        self.stop()
 
     def _give_up(self) -> None:
         self._closing = True

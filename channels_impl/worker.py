@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker
 
+from channels_impl.uvicorn_protocol import RealtimeProtocol
+from shim.conf import conf
 from shim.core.connection import Limits
-from shim.core.message import MAX_MESSAGE_BYTES
 from shim.core.protocol import frame_limit
 
 
@@ -19,12 +20,9 @@ class RealtimeWorker(UvicornWorker):
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "auto",
         "http": "auto",
-        # The one WebSocket implementation of uvicorn that lets a slow client slow its sender (contract 7.2); it speaks
-        # with the same parser as the legacy backend.
-        "ws": "websockets-sansio",
-        # Frames over this close with 1009; the exact limit of a message is the state machine's (contract 6.3).
-        "ws_max_size": frame_limit(MAX_MESSAGE_BYTES),
-        # ASGI has no ping, so uvicorn sends it to raw clients (contract 7.1).
+        # Of uvicorn's own, only `websockets-sansio` lets a slow client slow its sender (contract 7.2); this extends it.
+        "ws": RealtimeProtocol,
+        # For consumers of other paths; ours ping by themselves (contract 7.1).
         "ws_ping_interval": Limits().heartbeat,
         "ws_ping_timeout": Limits().answer,
         # About 300 KiB for each connection (uvicorn #1862).
@@ -33,3 +31,9 @@ class RealtimeWorker(UvicornWorker):
         "timeout_graceful_shutdown": 10,
         "lifespan": "on",
     }
+
+    def load_wsgi(self) -> None:
+        """Load the application, and with it the settings: the server below reads no longer frames than they allow."""
+        super().load_wsgi()
+        # Frames over this close with 1009; the exact limit of a message is the state machine's (contract 6.3).
+        self.config.ws_max_size = frame_limit(conf().max_message)

@@ -28,7 +28,16 @@ from shim.core.message import Message
 from shim.core.node import Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol, frame_limit
 from shim.core.wire import Position
-from shim.door import Handshake, connection_of, identified, look, refusal_of, wants_websocket
+from shim.door import (
+    NOT_AN_UPGRADE,
+    Handshake,
+    connection_of,
+    identified,
+    look,
+    malformed,
+    refusal_of,
+    wants_websocket,
+)
 from shim.facility import Facility, topics_of
 from shim.handlers import call, log_failure, settled
 from shim.visitor import Connection
@@ -56,6 +65,8 @@ def handshake_of(environ: WSGIEnvironment) -> Handshake:
     """The handshake in a WSGI request."""
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     headers = {key[5:].replace("_", "-").lower(): str(environ[key]) for key in environ if key.startswith("HTTP_")}
+    if environ.get("CONTENT_LENGTH"):
+        headers["content-length"] = environ["CONTENT_LENGTH"]
     return Handshake(path.encode("latin-1").decode(errors="replace"), environ.get("QUERY_STRING", ""), headers)
 
 
@@ -72,6 +83,10 @@ def _refused(refusal: Refusal, environ: WSGIEnvironment, start_response: StartRe
 def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake: Handshake) -> "_Visit | Refusal":
     """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
     settings = conf()
+    if not handshake.is_upgrade:
+        return NOT_AN_UPGRADE
+    if (refusal := malformed(environ["REQUEST_METHOD"], handshake.headers)) is not None:
+        return refusal
     try:
         transport = Transport(environ, max_message=frame_limit(settings.max_message), max_backlog=settings.max_backlog)
     except Refused as refused:
@@ -97,7 +112,7 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
             sink,
             node=served.node,
             conf=settings,
-            pings=LegacyBackend.pings_raw,
+            pings=True,
             now=time.monotonic(),
             random=random.random(),
         )

@@ -39,7 +39,7 @@ SUPPORTED: Final = (
     "gunicorn (--worker-class gevent, or gthread with --threads N) "
     "and Django's runserver with 'legacy_ws4redis' in INSTALLED_APPS"
 )
-_HEADERS: Final = ("CONNECTION", "UPGRADE", "SEC_WEBSOCKET_KEY", "SEC_WEBSOCKET_VERSION")
+_HEADERS: Final = ("CONNECTION", "UPGRADE", "SEC_WEBSOCKET_KEY", "SEC_WEBSOCKET_PROTOCOL", "SEC_WEBSOCKET_VERSION")
 _HEADER_BYTES: Final = frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100)) | {0x09}  # RFC 9110 5.5
 
 

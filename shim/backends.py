@@ -18,11 +18,11 @@ class BaseBackend:
     """One entry of `REALTIME`. Subclasses are named by its `BACKEND`.
 
     Attributes:
-        pings_raw: the process itself pings raw clients and hears their pongs (contract 7.1). Where this is false the
-            server below does it, with the same interval, because its interface has no pings.
+        sees_http_version: a handshake by HTTP/1.0 is refused (400), as RFC 6455 asks for; where this is false, the
+            server below says HTTP/1.1 whatever the client said, and it is accepted.
     """
 
-    pings_raw: ClassVar[bool] = True
+    sees_http_version: ClassVar[bool] = True
 
     def __init__(self, entry: BackendConf) -> None:
         """Take the settings' entry."""

@@ -58,10 +58,8 @@ class Handshake:
     @property
     def is_upgrade(self) -> bool:
         """Whether the request asks for a WebSocket at all."""
-        return (
-            self.headers.get("upgrade", "").lower() == "websocket"
-            and "upgrade" in self.headers.get("connection", "").lower()
-        )
+        tokens = self.headers.get("connection", "").lower().split(",")
+        return self.headers.get("upgrade", "").lower() == "websocket" and "upgrade" in map(str.strip, tokens)
 
 
 def _cookies(header: str) -> dict[str, str]:
@@ -69,6 +67,19 @@ def _cookies(header: str) -> dict[str, str]:
         return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
     except CookieError:
         return {}
+
+
+def malformed(method: str, headers: Mapping[str, str]) -> Refusal | None:
+    """Look at what the WebSocket parser of either backend does not see, or says in other words (contract 1.1).
+
+    Args:
+        method: GET, one hopes. headers: names in lower case.
+    """
+    if method != "GET":
+        return Refusal(400, f"a WebSocket handshake is a GET request, not {shown(method)}")
+    if "transfer-encoding" in headers or headers.get("content-length", "0").strip("0"):
+        return Refusal(400, "a WebSocket handshake has no body")
+    return None
 
 
 def look(handshake: Handshake, node: Node, conf: Conf, now: float) -> Facility | Refusal:
@@ -145,7 +156,7 @@ def connection_of(
     """The state machine of a connection that is about to be accepted.
 
     Args:
-        topics: what it listens to. sink: its way to the client. pings: see `BaseBackend.pings_raw`.
+        topics: what it listens to. sink: its way to the client. pings: see `CoreConnection`.
         now: seconds of a monotonic clock. random: 0 to 1.
     """
     return CoreConnection(
