@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -218,6 +219,8 @@ def show(stack: Stack, *, headless: bool, duration: float) -> int:
     end_on_signals()
     code = 130
     try:
+        if forced := os.environ.get("REALTIME_FORCE_BACKEND"):
+            raise StackError(f"REALTIME_FORCE_BACKEND={forced} is above the flag, which the demo turns: unset it.")
         print(f"starting legacy, channels and Redis; logs are in {stack.directory}", file=sys.stderr, flush=True)
         with stack:
             with Screen(f"{stack.http[LEGACY]}/", live=not headless and sys.stdout.isatty()) as screen:

@@ -53,6 +53,13 @@ class Stack(Servers):
             seed.stop(0.0)
         said = seed.tail()
         if not done:
-            raise StackError(f"The database was not ready within {START_TIMEOUT:g} s.\n{said}")
+            raise StackError(f"The database was not ready within {START_TIMEOUT:g} s; see {log}.")
         if not said.endswith("seeded"):
-            raise StackError(f"The database could not be made ({log}):\n{said}")
+            raise StackError(f"The database could not be made: {_reason(said)} (all of it: {log})")
+
+
+def _reason(said: str) -> str:
+    """What a program said at its end: of a traceback, what follows the last line of code."""
+    lines = said.splitlines()
+    code = [n for n, line in enumerate(lines) if line.startswith("  ")]
+    return "\n".join(lines[code[-1] + 1 :] if code else lines).strip() or said

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +14,7 @@ from demo.browser import Answered, Browser
 from demo.stack import BACKENDS, ROOT, Stack
 from shim.client import Client
 from tests.integration.conftest import free_ports
-from tests.integration.served import PATIENCE, alive, clean_environment, descendants, wait_until
+from tests.integration.served import PATIENCE, Served, alive, clean_environment, descendants, wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -54,7 +54,7 @@ def demo(**env: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_headless() -> None:
-    with demo(DURATION="12") as process:
+    with demo(DURATION="10") as process:
         output, _ = process.communicate(timeout=PATIENCE + 60)
     line = output.splitlines()[-1]
     assert line.startswith("DEMO {"), output
@@ -81,13 +81,32 @@ def test_ended_in_the_middle() -> None:
         wait_until(lambda: not alive(family), 10)
 
 
-@pytest.mark.parametrize(("name", "value"), [("DURATION", "3"), ("DURATION", "long"), ("PORT_BASE", "70000")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DURATION", "3"), ("DURATION", "long"), ("PORT_BASE", "70000"), ("REALTIME_FORCE_BACKEND", "legacy")],
+)
 def test_bad_variables_are_one_sentence(name: str, value: str) -> None:
     with demo(**{name: value}) as process:
         output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert len(output.splitlines()) == 1
     assert name in output
+
+
+def test_a_wrong_setting_is_one_sentence(serve: Callable[..., Served]) -> None:
+    served = serve(REALTIME_FORCE_BACKEND="nonsense")
+    _, err = served.process.communicate(timeout=PATIENCE)
+    assert served.process.returncode == 1
+    assert len(err.splitlines()) == 2
+    assert "'nonsense'" in err
+
+
+def test_a_forced_backend_is_served(serve: Callable[..., Served]) -> None:
+    # contract 8.6
+    served = serve(REALTIME_FORCE_BACKEND="channels")
+    served.wait_until_ready()
+    with Client(f"{served.ready['http']['legacy']}/realtime/endpoint", facility="lobby") as client:
+        assert client.backend == "channels"
 
 
 # The room
