@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from asyncio import _get_running_loop  # exported for those who implement event loops
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebSocketScope
@@ -23,6 +23,7 @@ from shim.conf import conf
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect, End, Handle, Join, Ping
 from shim.core.errors import RealtimeUnavailable
+from shim.core.history import ReadResult
 from shim.core.message import Message
 from shim.core.node import Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol
@@ -61,7 +62,8 @@ def handshake_of(scope: HTTPScope | WebSocketScope) -> Handshake:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         joint = "; " if name == "cookie" else ","
         headers[name] = f"{headers[name]}{joint}{value}" if name in headers else value
-    return Handshake(scope["path"], scope["query_string"].decode("latin-1"), headers)
+    secure = scope["scheme"] in ("wss", "https")
+    return Handshake(scope["path"], scope["query_string"].decode("latin-1"), headers, secure)
 
 
 async def _refuse(refusal: Refusal, send: ASGISendCallable) -> None:
@@ -96,6 +98,7 @@ async def _entered(
             visitor,
             topics_of(visitor, visitor.audiences),
             sink,
+            handshake=handshake,
             node=served.node,
             conf=settings,
             pings=line is not None,
@@ -103,6 +106,9 @@ async def _entered(
             random=random.random(),
         )
         await served.subscribe(core, sink.confirmed)
+        # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
+        # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
+        past = await served.read_past(core, {}) if core.protocol is Protocol.RAW else None
     except BaseException as error:
         if core is not None:
             served.leave(core, Close.ABNORMAL)
@@ -117,7 +123,7 @@ async def _entered(
     except BaseException:  # nothing can be refused any more, and a fault of the server's is not the facility's
         served.leave(core, Close.ABNORMAL)
         raise
-    return _Visit(served, found, visitor, core, sink, receive)
+    return _Visit(served, found, visitor, core, sink, past, receive)
 
 
 class _Sink:
@@ -178,6 +184,7 @@ class _Visit:
         visitor: Connection,
         core: CoreConnection,
         sink: _Sink,
+        past: Iterable[ReadResult] | None,
         receive: ASGIReceiveCallable,
     ) -> None:
         self._process = served
@@ -185,6 +192,7 @@ class _Visit:
         self._visitor = visitor
         self._core = core
         self._sink = sink
+        self._past = past
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._ended: int = Close.ABNORMAL
@@ -240,10 +248,13 @@ class _Visit:
 
     async def _join(self, resume: Mapping[str, Position]) -> None:
         try:
-            await self._process.join(self._core, resume)
+            past = await self._process.read_past(self._core, resume) if self._past is None else self._past
         except RealtimeUnavailable as error:
             logger.warning("%r cannot join, it will come again: %s", self._core, error)
             self._close(Close.OVERLOADED, "messages cannot be had just now")
+        else:
+            self._past = None
+            self._process.attach(self._core, past, resume)
 
     def _close(self, code: int, reason: str) -> None:
         for effect in self._core.close(code, reason):

@@ -20,7 +20,7 @@ from shim.conf import conf
 from shim.core.connection import Connection, End, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
-from shim.core.history import ReadRequest
+from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
 from shim.core.node import Due, Node, control_channel
 from shim.core.wire import Position
@@ -98,15 +98,17 @@ class Process:
         self.node.opened(connection, now)
         return connection.accepted(now)
 
-    async def join(self, connection: Connection, resume: Mapping[str, Position]) -> None:
-        """Read the past of a connection's topics and hand it over (contract 5.2, 5.3).
+    async def read_past(self, connection: Connection, resume: Mapping[str, Position]) -> list[ReadResult]:
+        """Read the past of a connection's topics; what they hand on from now on is kept for it (contract 5.2, 5.3).
 
         Raises:
             RealtimeUnavailable: Redis did not answer in time.
         """
-        requests = self.hub.begin(connection, resume)
-        results = await self.bus.read_many(requests)
-        self._perform(self.hub.attach(connection, results, resume))
+        return await self.bus.read_many(self.hub.begin(connection, resume))
+
+    def attach(self, connection: Connection, past: Iterable[ReadResult], resume: Mapping[str, Position]) -> None:
+        """Hand the past over, then what was kept, then live messages."""
+        self._perform(self.hub.attach(connection, past, resume))
 
     def leave(self, connection: Connection, code: int) -> int | None:
         """Forget a connection. Returns the code for `disconnected`, the first time (contract 6.4)."""

@@ -24,6 +24,7 @@ from shim.conf import conf
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect, End, Handle, Join, Ping
 from shim.core.errors import RealtimeUnavailable
+from shim.core.history import ReadResult
 from shim.core.message import Message
 from shim.core.node import Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol, frame_limit
@@ -67,7 +68,8 @@ def handshake_of(environ: WSGIEnvironment) -> Handshake:
     headers = {key[5:].replace("_", "-").lower(): str(environ[key]) for key in environ if key.startswith("HTTP_")}
     if environ.get("CONTENT_LENGTH"):
         headers["content-length"] = environ["CONTENT_LENGTH"]
-    return Handshake(path.encode("latin-1").decode(errors="replace"), environ.get("QUERY_STRING", ""), headers)
+    path = path.encode("latin-1").decode(errors="replace")
+    return Handshake(path, environ.get("QUERY_STRING", ""), headers, environ["wsgi.url_scheme"] == "https")
 
 
 def _refused(refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -110,6 +112,7 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
             visitor,
             topics_of(visitor, visitor.audiences),
             sink,
+            handshake=handshake,
             node=served.node,
             conf=settings,
             pings=True,
@@ -117,6 +120,9 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
             random=random.random(),
         )
         served.subscribe(core, sink.confirmed)
+        # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
+        # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
+        past = served.read_past(core, {}) if core.protocol is Protocol.RAW else None
         transport.accept(start_response, subprotocol=SUBPROTOCOL if core.protocol is Protocol.V1 else None)
     except Exception as error:  # noqa: BLE001  # whatever it is becomes a refusal
         if core is not None:
@@ -124,7 +130,7 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
         if isinstance(error, Refused):
             return Refusal(error.status, error.reason)
         return refusal_of(error, visitor, served.node)
-    return _Visit(served, found, visitor, core, transport)
+    return _Visit(served, found, visitor, core, transport, past)
 
 
 class _Sink:
@@ -158,13 +164,20 @@ class _Visit:
     """One accepted connection, served by the thread that calls `serve`."""
 
     def __init__(
-        self, served: Process, found: Facility, visitor: Connection, core: CoreConnection, transport: Transport
+        self,
+        served: Process,
+        found: Facility,
+        visitor: Connection,
+        core: CoreConnection,
+        transport: Transport,
+        past: Iterable[ReadResult] | None,
     ) -> None:
         self._process = served
         self._facility = found
         self._visitor = visitor
         self._core = core
         self._transport = transport
+        self._past = past
 
     def serve(self) -> Iterable[bytes]:
         core, transport = self._core, self._transport
@@ -206,10 +219,13 @@ class _Visit:
 
     def _join(self, resume: Mapping[str, Position]) -> None:
         try:
-            self._process.join(self._core, resume)
+            past = self._process.read_past(self._core, resume) if self._past is None else self._past
         except RealtimeUnavailable as error:
             logger.warning("%r cannot join, it will come again: %s", self._core, error)
             self._close(Close.OVERLOADED, "messages cannot be had just now")
+        else:
+            self._past = None
+            self._process.attach(self._core, past, resume)
 
     def _close(self, code: int, reason: str) -> None:
         with self._process.lock:
