@@ -37,6 +37,18 @@ class Descriptor:
         self._instant = socket.socket(fileno=fd)
         self._timeout = -1.0
 
+    def has_left(self) -> bool:
+        """Whether the peer has hung up; asked while the server may still want the socket to block."""
+        self._instant.setblocking(False)
+        try:
+            return not self._instant.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._instant.setblocking(True)
+
     def unblock(self) -> None:
         """From now on nobody else uses the socket: the server has written its last byte, and expected it to block."""
         self._instant.setblocking(False)

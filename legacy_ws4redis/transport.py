@@ -112,7 +112,7 @@ class Transport:
         subprotocol: str | None = None,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Write the 101, then whatever was queued before. A client that is gone by now shows in `receive`.
+        """Write the 101, then whatever was queued before. A client that goes from now on shows in `receive`.
 
         Args:
             start_response: of this request.
@@ -120,13 +120,19 @@ class Transport:
             headers: more for the response, such as cookies.
 
         Raises:
-            Refused: see `handshake`; nothing was written.
+            Refused: see `handshake`, or the client has left (nobody reads the answer); nothing was written.
             ValueError: a header with characters that HTTP forbids; nothing was written.
             OSError: no descriptor left (EMFILE); nothing was written.
         """
         lines = handshake.response_headers(self._accept_value, subprotocol, headers)
-        fd, early = self._server.take()
+        try:
+            fd, early = self._server.take()
+        except ConnectionError as error:
+            raise Refused(400, "the client has left") from error
         descriptor = Descriptor(fd)
+        if not early and descriptor.has_left():
+            descriptor.close()
+            raise Refused(400, "the client has left")
         try:
             self._server.respond(start_response, lines)
         except OSError:
