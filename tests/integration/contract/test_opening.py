@@ -26,7 +26,7 @@ def cookie(session: str) -> dict[str, str]:
 
 @everywhere
 def test_opens(place: Place) -> None:
-    with raw(place) as websocket:
+    with raw(place, listen=[]) as websocket:
         websocket.send('{"do":"echo","value":"here"}')
         assert websocket.recv(10) == "here"
     with v1(place) as (websocket, ready):
@@ -205,18 +205,20 @@ def test_the_end_of_the_query_is_not_read_for_ever(place: Place) -> None:
 # While the door is open
 
 
-def test_a_client_that_leaves_at_the_door(place: Place, name: str) -> None:
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "fin"])
+@everywhere
+def test_a_client_that_leaves_at_the_door(place: Place, name: str, reset: bool) -> None:
     # It never was a connection, so nobody is told that it ended (contract 6.4).
     for facility in ("contract", "contract-async"):
         note = f"{name}-{facility}"
-        with Wire(place) as wire:
-            wire.send_handshake(place.path(facility, hold=name, note=note))
-            wait_until(partial(place.notes.read, note, "audiences"))
-            wire.reset()
+        wire = Wire(place)
+        wire.send_handshake(place.path(facility, hold=name, note=note))
+        wait_until(partial(place.notes.read, note, "audiences"))
+        wire.reset() if reset else wire.close()
     place.notes.open_gate(name)
     for facility in ("contract", "contract-async"):
         wait_until(partial(place.notes.read, f"{name}-{facility}", "held"))
-    with raw(place) as websocket:  # a fence: what comes after the gate has had its time
+    with raw(place, listen=[]) as websocket:  # a fence: what comes after the gate has had its time
         websocket.send('{"do":"echo","value":1}')
         assert websocket.recv(10) == "1"
     assert [place.notes.read(f"{name}-{facility}", "disconnected") for facility in ("contract", "contract-async")] == [

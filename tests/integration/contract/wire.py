@@ -127,6 +127,10 @@ class Wire(RawClient):
         assert answer.status == 101, answer
         return self
 
+    def close(self) -> None:
+        """End with FIN."""
+        self.__exit__()
+
     def rest(self) -> bytes:
         """Everything up to the end of the stream."""
         return self._stream.read()
