@@ -4,13 +4,14 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
 
-_FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE: Final = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _MARK: Final = re.compile(r"<!-- test: ([\w-]+) -->\s*\Z")
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 _HEADING: Final = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
@@ -40,7 +41,7 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         mark = _MARK.search(text[: match.start()])
-        found.append(Block(match[1], match[2], mark[1] if mark else ""))
+        found.append(Block(match[1], dedent(match[2]), mark[1] if mark else ""))
     return found
 
 

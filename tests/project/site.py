@@ -23,6 +23,18 @@ from tests.project.pages import ROOT, Block
 
 PATIENCE: Final = 30.0
 DOCUMENTED_PORTS: Final = (8000, 8001)
+_SIGN_IN: Final = """
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.sessions.backends.db import SessionStore
+user, _ = get_user_model().objects.get_or_create(username="{name}")
+session = SessionStore()
+session[SESSION_KEY] = str(user.pk)
+session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+session.create()
+print(session.session_key)
+"""
+_PLACE: Final = re.compile(r"(?:# |<!-- )(?P<path>[\w/]+\.\w+)(?: -->)?\n")
 
 
 class Site:
@@ -39,6 +51,7 @@ class Site:
         self.legacy, self.channels = _free_addresses(len(DOCUMENTED_PORTS))
         # Short, since sockets are made in it, and ours, since two runs on one machine must not meet.
         self._runtime = Path(tempfile.mkdtemp(prefix="rs-"))
+        self._logs = 0
         self._programs: list[tuple[str, subprocess.Popen[bytes]]] = []
         folder.mkdir()
 
@@ -48,14 +61,7 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, program in self._programs:
-            _signal(program, signal.SIGINT)
-        deadline = time.monotonic() + 10
-        for _, program in self._programs:
-            with suppress(subprocess.TimeoutExpired):
-                program.wait(max(0.1, deadline - time.monotonic()))
-            _signal(program, signal.SIGKILL)
-            program.communicate()
+        self.stop()
         shutil.rmtree(self._runtime, ignore_errors=True)
 
     @property
@@ -73,15 +79,15 @@ class Site:
     def shown(self, text: str) -> str:
         """What a page shows, with this site's ports."""
         for port, address in zip(DOCUMENTED_PORTS, (self.legacy, self.channels), strict=True):
-            text = text.replace(f":{port}", f":{address.rpartition(':')[2]}")
+            text = re.sub(rf"\b{port}\b", address.rpartition(":")[2], text)
         return text
 
     def write(self, blocks: Sequence[Block]) -> None:
         """Put code where its first line says (`# mysite/urls.py`): behind what the file holds, or in a new file."""
         for each in blocks:
-            first = each.text.partition("\n")[0]
-            path = self.folder / first.removeprefix("# ")
-            assert re.fullmatch(r"# [\w/]+\.\w+", first), f"a block without a place: {first}"
+            place = _PLACE.match(each.text)
+            assert place is not None, f"a block without a place: {each.text[:60]}"
+            path = self.folder / place["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write("\n\n" + self.shown(each.text))
@@ -104,7 +110,8 @@ class Site:
 
     def start(self, command: str) -> Path:
         """Start a program that stays: a server or a client, with a terminal's open input. Its log."""
-        log = self.folder / f"program-{len(self._programs)}.log"
+        self._logs += 1
+        log = self.folder / f"program-{self._logs}.log"
         with log.open("wb") as file:
             program = subprocess.Popen(
                 ["/bin/sh", "-c", self.shown(command)],
@@ -118,29 +125,50 @@ class Site:
         self._programs.append((command, program))
         return log
 
+    def stop(self) -> None:
+        """End every program."""
+        for _, program in self._programs:
+            _signal(program, signal.SIGINT)
+        deadline = time.monotonic() + 10
+        for _, program in self._programs:
+            with suppress(subprocess.TimeoutExpired):
+                program.wait(max(0.1, deadline - time.monotonic()))
+            _signal(program, signal.SIGKILL)
+            program.communicate()
+        self._programs.clear()
+
+    @property
+    def running(self) -> int:
+        """How many programs have not ended."""
+        return sum(program.poll() is None for _, program in self._programs)
+
     def logs(self) -> str:
         return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in self.folder.glob("*.log"))
 
-    def wait_for(self, address: str, facility: str) -> None:
+    def wait_for(self, address: str, facility: str, **options: Any) -> None:
         """Wait until a server takes WebSockets."""
 
         def takes() -> bool:
             for command, program in self._programs:
                 assert program.poll() is None, f"{command} has ended\n{self.logs()}"
             try:
-                with connect(f"ws://{address}/ws/{facility}", proxy=None, open_timeout=5):
+                with self.client(address, facility, **options):
                     return True
             except (OSError, WebSocketException):
                 return False
 
         until(takes, lambda: f"{address} does not answer\n{self.logs()}")
 
+    def session(self, name: str) -> str:
+        """Sign somebody in, who is made if need be; the key of the session."""
+        return self.run(f"python manage.py shell --verbosity 0 -c '{_SIGN_IN.format(name=name)}'").split()[-1]
+
     def wait_for_text(self, log: Path, text: str) -> None:
         """Wait until a program has said something."""
         until(lambda: text in log.read_text(errors="replace"), lambda: f"no {text!r}\n{self.logs()}")
 
     def client(self, address: str, facility: str, **options: Any) -> AbstractContextManager[ClientConnection]:
-        """A plain client; use it in a `with`."""
+        """A plain client, for a `with`."""
         made: AbstractContextManager[ClientConnection] = connect(
             f"ws://{address}/ws/{facility}", proxy=None, open_timeout=PATIENCE, **options
         )
