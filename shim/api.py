@@ -15,6 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from shim.bus.asyncio import AsyncBus
+from shim.bus.endpoint import is_memory
+from shim.bus.memory import AsyncMemoryBus, MemoryBus
 from shim.bus.sync import SyncBus
 from shim.conf import conf
 from shim.core.errors import InvalidAudience, shown
@@ -219,11 +221,15 @@ class _PerProcess[T]:
 
 
 def _make_sync_bus() -> SyncBus:
-    return SyncBus(redis_url(), prefix=conf().prefix, timeout=conf().timeout)
+    url = redis_url()
+    kind = MemoryBus if is_memory(url) else SyncBus
+    return kind(url, prefix=conf().prefix, timeout=conf().timeout)
 
 
 def _make_async_bus() -> AsyncBus:
-    return AsyncBus(redis_url(), prefix=conf().prefix, timeout=conf().timeout)
+    url = redis_url()
+    kind = AsyncMemoryBus if is_memory(url) else AsyncBus
+    return kind(url, prefix=conf().prefix, timeout=conf().timeout)
 
 
 sync_bus: Callable[[], SyncBus] = _PerProcess(_make_sync_bus)

@@ -46,7 +46,7 @@ CONNECTION_OPTIONS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A Redis URL: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+    """A Redis URL: ``redis://``, ``rediss://`` (TLS), ``unix://``, or ``memory://`` (`shim.bus.memory`).
 
     Options in the query: ``db``, ``username``, ``password``, ``client_name`` and redis-py's ``ssl_*``. Time-outs and
     retries are not among them: they belong to the contract (7.3, 3.1) and to `REALTIME_TIMEOUT`.
@@ -64,6 +64,8 @@ class Endpoint:
         """
         if not isinstance(url, str):
             raise ValueError(f"REALTIME_REDIS_URL is a str, not {type(url).__name__}")
+        if re.fullmatch(r"memory://[A-Za-z0-9_-]*", url):
+            return cls(url, url)
         scheme, separator, _ = url.partition("://")
         public = _without_password(url) if separator else "(not a URL)"
         if scheme not in SCHEMES or not separator:
@@ -112,6 +114,11 @@ class Endpoint:
         said = str(error) or type(error).__name__
         happened, remedy = _reading(error, timeout)
         return RealtimeUnavailable(f"{what}: Redis at {self.shown} {happened} ({shown_error(said)}). {remedy}")
+
+
+def is_memory(url: str) -> bool:
+    """Whether a URL names a Redis in this process's memory (`shim.bus.memory`), for tests and DEBUG."""
+    return url.startswith("memory://")
 
 
 def shown_error(said: str) -> str:

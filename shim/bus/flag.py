@@ -12,13 +12,13 @@ from shim.bus.commands import Command
 from shim.core.cohorts import Snapshot, Version
 from shim.core.errors import RealtimeUnavailable, shown
 
-_NUMBER: Final = """\
+NUMBER: Final = """\
 redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1])
 return {redis.call('HGET', KEYS[1], 'epoch'), redis.call('HINCRBY', KEYS[1], 'number', 1)}
 """
 """KEYS: the hash. ARGV: an epoch, used if there is none."""
 
-_PUBLISH: Final = """\
+PUBLISH: Final = """\
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
 if tonumber(redis.call('HGET', KEYS[1], 'published') or '0') >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], 'published', ARGV[2], 'snapshot', ARGV[3])
@@ -39,7 +39,7 @@ def flag_key(prefix: str) -> str:
 
 def number_command(prefix: str, epoch: str) -> Command:
     """Take the next number; `epoch` is a name that nobody has used, for the case that there is none."""
-    return ("EVAL", _NUMBER, 1, flag_key(prefix), epoch)
+    return ("EVAL", NUMBER, 1, flag_key(prefix), epoch)
 
 
 def number_from(reply: object) -> Version:
@@ -61,7 +61,7 @@ def publish_command(prefix: str, channel: str, snapshot: Snapshot) -> Command:
     fields = snapshot.to_json()
     copy = json.dumps(fields, separators=(",", ":"))
     message = json.dumps({"op": "flag", "snapshot": fields}, separators=(",", ":"))
-    return ("EVAL", _PUBLISH, 1, flag_key(prefix), epoch, number, copy, channel, message)
+    return ("EVAL", PUBLISH, 1, flag_key(prefix), epoch, number, copy, channel, message)
 
 
 def stored_command(prefix: str) -> Command:

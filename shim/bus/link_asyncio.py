@@ -20,7 +20,7 @@ from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as LinkTimeout
 
 from shim.bus.commands import Command
-from shim.bus.endpoint import refusal
+from shim.bus.endpoint import is_memory, refusal
 
 IDLE_CONNECTION: Final = 60.0  # seconds; what a burst opened is closed again, or a fleet would sit on its peak for ever
 FRESH: Final = 0.05  # seconds since its last use for which a connection is taken to be open without asking the loop
@@ -186,6 +186,10 @@ async def dial(url: str, *, client_name: str = "") -> Link:
         RedisError: Redis refused it.
         OSError: it could not be made.
     """
+    if is_memory(url):
+        from shim.bus.memory import AsyncMemoryLink  # noqa: PLC0415  # for tests and DEBUG alone
+
+        return cast("Link", AsyncMemoryLink(url))
     settings: dict[str, Any] = cast("Any", redis_py).parse_url(url)
     loop = asyncio.get_running_loop()
     if "path" in settings:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as LinkTimeout
 
 from shim.bus.commands import Command
-from shim.bus.endpoint import CONNECTION_OPTIONS
+from shim.bus.endpoint import CONNECTION_OPTIONS, is_memory
 
 IDLE_CONNECTION: Final = 60.0  # seconds; what a burst opened is closed again, or a fleet would sit on its peak for ever
 GRACE: Final = 0.01  # seconds a call may be late, so that the usual call need not set any socket's time-out
@@ -172,6 +172,10 @@ def dial(url: str, *, timeout: float, deadline: float, **options: Any) -> Link:
     Raises:
         RedisError: it could not be made.
     """
+    if is_memory(url):
+        from shim.bus.memory import SyncMemoryLink  # noqa: PLC0415  # for tests and DEBUG alone
+
+        return cast("Link", SyncMemoryLink(url, timeout))
     settings: dict[str, Any] = {**cast("Any", redis_py).parse_url(url), **CONNECTION_OPTIONS, **options}
     link: Link = _link_class(settings.pop("connection_class", redis_py.Connection))(**settings)
     link.deadline = deadline
