@@ -1,6 +1,9 @@
 """`GET <http prefix>/endpoint?facility=calls`: where a client connects now (contract, "`realtime.v1` frames")."""
 
+import logging
+import random
 import secrets
+from dataclasses import replace
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -16,6 +19,8 @@ from shim.facility import facilities, facility
 from shim.rollout import current
 from shim.visitor import ANONYMOUS_COOKIE, identify
 
+logger = logging.getLogger("realtime")
+
 _A_YEAR = 365 * 86_400
 
 
@@ -23,18 +28,25 @@ _A_YEAR = 365 * 86_400
 def endpoint(request: HttpRequest) -> HttpResponse:
     """Say which backend serves whoever asks, and how to come back when a connection is lost.
 
-    Somebody without a session gets a cookie with a random id, so that the answer stays the same (contract 8.1).
+    Somebody without a user or session gets a cookie with a random id, so that the answer stays the same (contract 8.1).
     """
     name = request.GET.get("facility", "")
     if facility(name) is None:
         known = ", ".join(found.name for found in facilities())
         reason = f"there is no facility {shown(name)}: ask for one of {known}" if settings.DEBUG else "no such facility"
         return JsonResponse({"error": reason}, status=404)
-    cookies = dict(request.COOKIES)
+    state = current()
     fresh = None
-    if not (cookies.get(settings.SESSION_COOKIE_NAME) or cookies.get(ANONYMOUS_COOKIE)):
-        fresh = cookies[ANONYMOUS_COOKIE] = secrets.token_urlsafe(12)
-    cohort = current().cohort(identify(cookies).subject) or LEGACY
+    if (cohort := state.force) is None:  # forced: no database is asked, it may be what is down (contract 8.6)
+        try:
+            subject = identify(request.COOKIES).subject
+        except Exception:  # whatever the session store or the database raises
+            logger.exception("cannot tell who asks for the endpoint: the session store or the database failed")
+            return _unavailable()
+        if subject.key is None:
+            fresh = secrets.token_urlsafe(12)
+            subject = replace(subject, anonymous=fresh)
+        cohort = state.cohort(subject) or LEGACY
     response = JsonResponse(
         {
             "backend": cohort,
@@ -43,10 +55,22 @@ def endpoint(request: HttpRequest) -> HttpResponse:
             "reconnect": dict(conf().limits.reconnect),
         }
     )
-    response["Cache-Control"] = "no-store"  # a kept answer would send people where they no longer belong
-    response["Expires"] = http_date(0)
+    _not_kept(response)
     if fresh is not None:
         response.set_cookie(
             ANONYMOUS_COOKIE, fresh, max_age=_A_YEAR, httponly=True, samesite="Lax", secure=request.is_secure()
         )
+    return response
+
+
+def _unavailable() -> HttpResponse:
+    response = JsonResponse({"error": "cannot tell who you are just now"}, status=503)
+    response["Retry-After"] = str(random.randint(5, 10))  # spread, so that all do not come back together
+    return _not_kept(response)
+
+
+def _not_kept(response: HttpResponse) -> HttpResponse:
+    """A kept answer would send people where they no longer belong."""
+    response["Cache-Control"] = "no-store"
+    response["Expires"] = http_date(0)
     return response

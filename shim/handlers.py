@@ -11,7 +11,7 @@ import threading
 from asyncio import _get_running_loop, _set_running_loop  # exported for those who implement event loops
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable, iscoroutinefunction, isgenerator
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
@@ -42,7 +42,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     A coroutine runs on the process's one handler loop. Raises what the method raises.
     """
     try:
-        result = function(*args)
+        result = _called(function, args)
         return _loop().run(_awaited(result)) if isawaitable(result) else result
     finally:
         for connection in connections.all(initialized_only=True):
@@ -96,12 +96,19 @@ def log_failure(method: str, error: Exception, core: CoreConnection, visitor: Co
     )
 
 
-def _in_thread[T](function: Callable[..., T], *args: Any) -> T:
+def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     close_old_connections()
     try:
-        return function(*args)
+        return _called(function, args)
     finally:
         close_old_connections()
+
+
+def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    result = function(*args)
+    return (
+        tuple(result) if isgenerator(result) else result
+    )  # its body may block: it runs here too, not where it is read
 
 
 async def _awaited[T](awaitable: Awaitable[T]) -> T:

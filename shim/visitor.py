@@ -34,11 +34,38 @@ class Identity:
         return str(self.user.get_username()) if self.user.is_authenticated else None
 
 
+class _BorrowedSession:
+    """A session as `django.contrib.auth.get_user` wants it, which reads but writes nothing.
+
+    `get_user` gives the session a new key where SECRET_KEY was rotated, and empties it where the password was changed.
+    The browser would have to be sent a new cookie then, which a handshake does not do: it would be signed out.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self.is_over = False
+        self._store = store
+
+    def __getitem__(self, key: str) -> Any:
+        return self._store[key]
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """Passed over, see above."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._store.get(key, default)
+
+    def cycle_key(self) -> None:
+        """Passed over, see above."""
+
+    def flush(self) -> None:
+        self.is_over = True
+
+
 @dataclass(slots=True)
 class _SessionHolder:
-    """The one thing that `django.contrib.auth.get_user` looks at in a request."""
+    """The one thing that `get_user` looks at in a request."""
 
-    session: Any
+    session: _BorrowedSession
 
 
 def identify(cookies: Mapping[str, str]) -> Identity:
@@ -59,7 +86,10 @@ def identify(cookies: Mapping[str, str]) -> Identity:
         session.get("")  # loads it: a key that does not exist, or has expired, becomes None
         session_key = session.session_key
         if session_key is not None:
-            user = get_user(_SessionHolder(session))  # type: ignore[arg-type]  # it reads .session alone
+            borrowed = _BorrowedSession(session)
+            user = get_user(_SessionHolder(borrowed))  # type: ignore[arg-type]  # it reads .session alone
+            if borrowed.is_over:
+                session_key = None
     members: list[tuple[Any, str]] = []
     if user.is_authenticated and hasattr(user, "groups"):
         members = list(user.groups.order_by("name").values_list("pk", "name"))
