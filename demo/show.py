@@ -22,7 +22,7 @@ from demo.stack import CHANNELS, LEGACY, ROOT, Stack
 from shim.client import ClientError
 from shim.core.wire import Position
 
-FLIPS: Final = ((0.2, 25), (0.45, 100), (0.7, 0))  # at which share of the time, to what percentage
+FLIPS: Final = ((0.15, 25), (0.4, 100), (0.75, 0))  # at which share of the time, to what percentage
 ACTIONS_A_SECOND: Final = 20.0
 DIRECT_A_SECOND: Final = 20.0
 LEAST_SECONDS: Final = 8
