@@ -6,7 +6,7 @@ application = RealtimeApplication(get_asgi_application())
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebSocketScope
@@ -14,6 +14,8 @@ from channels.routing import ProtocolTypeRouter
 
 from channels_impl.consumer import RealtimeConsumer, handshake_of
 from channels_impl.process import process
+from channels_impl.stop import Stop
+from shim import probes
 from shim.conf import conf
 from shim.door import NOT_AN_UPGRADE, wants_websocket
 
@@ -39,19 +41,13 @@ class RealtimeApplication(ProtocolTypeRouter):
         super().__init__({"http": self._serve_http, "websocket": self._serve_websocket, "lifespan": _lifespan})
 
     async def _serve_http(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if not wants_websocket(handshake_of(scope), conf()):
+        if wants_websocket(handshake_of(scope), conf()):
+            headers = (("Content-Type", "text/plain; charset=utf-8"), ("Upgrade", "websocket"))
+            await _say(send, NOT_AN_UPGRADE.status, NOT_AN_UPGRADE.reason, headers)
+        elif (answer := probes.answer(scope["path"])) is not None:
+            await _say(send, answer.status, answer.word, probes.HEADERS)
+        else:
             await self._http(scope, receive, send)
-            return
-        body = NOT_AN_UPGRADE.reason.encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-            (b"upgrade", b"websocket"),
-        ]
-        await send(
-            {"type": "http.response.start", "status": NOT_AN_UPGRADE.status, "headers": headers, "trailers": False}
-        )
-        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _serve_websocket(
         self, scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -60,12 +56,20 @@ class RealtimeApplication(ProtocolTypeRouter):
         await (self._consumer if ours else self._other)(scope, receive, send)
 
 
+async def _say(send: ASGISendCallable, status: int, words: str, headers: Iterable[tuple[str, str]]) -> None:
+    body = words.encode()
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": raw, "trailers": False})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
 async def _lifespan(_: object, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Start the process's subscription before the first connection, end it after the last."""
     while True:
         event = await receive()
         if event["type"] == "lifespan.startup":
-            await process()
+            Stop((await process()).drain).hold()
             await send({"type": "lifespan.startup.complete"})
         elif event["type"] == "lifespan.shutdown":
             await (await process()).close()

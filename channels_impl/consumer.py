@@ -48,11 +48,13 @@ class RealtimeConsumer(AsyncConsumer):
         connect = await receive()
         if connect["type"] != "websocket.connect":
             return  # the client has left already
-        visit = await _entered(handshake_of(cast("WebSocketScope", scope)), line_of(scope), receive, send)
-        if isinstance(visit, Refusal):
-            await _refuse(visit, send)
-        else:
-            await visit.serve()
+        served = await process()
+        with served.visit():
+            visit = await _entered(served, handshake_of(cast("WebSocketScope", scope)), line_of(scope), receive, send)
+            if isinstance(visit, Refusal):
+                await _refuse(visit, send)
+            else:
+                await visit.serve()
 
 
 def handshake_of(scope: HTTPScope | WebSocketScope) -> Handshake:
@@ -79,11 +81,10 @@ async def _refuse(refusal: Refusal, send: ASGISendCallable) -> None:
 
 
 async def _entered(
-    handshake: Handshake, line: Line | None, receive: ASGIReceiveCallable, send: ASGISendCallable
+    served: Process, handshake: Handshake, line: Line | None, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> "_Visit | Refusal":
     """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
     settings = conf()
-    served = await process()
     found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found

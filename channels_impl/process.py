@@ -9,7 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -24,12 +25,15 @@ from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
 from shim.core.node import Due, Node, control_channel
 from shim.core.wire import Position
+from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
 
 TICK_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 1.0
+GOODBYE_SECONDS: Final = 6.0
+"""How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
 
 
 class Process:
@@ -56,6 +60,9 @@ class Process:
             name="realtime-subscription",
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._visits = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def start(self) -> None:
         """Start the tasks, and learn the flag. Takes `REALTIME_TIMEOUT` at most while Redis does not answer."""
@@ -68,6 +75,18 @@ class Process:
         except TimeoutError:
             logger.warning("Redis has not answered within %g s: connections will be refused", self.conf.timeout)
 
+    async def drain(self) -> None:
+        """Send everybody away within the drain window, and wait until the last handler has finished (contract 9.1).
+
+        From now on the process is not ready, and handshakes are refused. Returns as soon as all have gone; a handler
+        that is still busy `GOODBYE_SECONDS` after the window is left to the server's own patience. May be called again.
+        """
+        readiness.withdraw()
+        now = time.monotonic()
+        self.node.drain(now)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), self.node.drained_by + GOODBYE_SECONDS - now)
+
     async def close(self) -> None:
         """End the tasks and the connections to Redis; the ASGI server has closed the clients' before."""
         for task in self._tasks:
@@ -77,6 +96,18 @@ class Process:
         await self.bus.close()
 
     # Connections
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Around all that is done for one handshake, up to the end of `disconnected`: `drain` waits for it."""
+        self._visits += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._visits -= 1
+            if not self._visits:
+                self._empty.set()
 
     async def subscribe(self, connection: Connection, confirmed: asyncio.Event) -> None:
         """Ask for a connection's topics, and wait until Redis has confirmed them (contract 2.1).

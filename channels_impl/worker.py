@@ -4,18 +4,46 @@
 command line: see docs/how-to/deploy.md.
 """
 
-from typing import Any, ClassVar
+import asyncio
+import signal
+import sys
+from typing import Any, ClassVar, Final
 
+from gunicorn.arbiter import Arbiter
+from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
+from channels_impl.process import GOODBYE_SECONDS, process
 from channels_impl.uvicorn_protocol import RealtimeProtocol
 from shim.conf import conf
 from shim.core.connection import Limits
 from shim.core.protocol import frame_limit
 
+MARGIN_SECONDS: Final = 2.0
+"""What a stopping worker needs beside the drain and its handlers: uvicorn looks at its sockets ten times a second."""
+
+
+class DrainingServer(Server):
+    """uvicorn's server, with a drain between the order to end and the end (contract 9.1): see `channels_impl.stop`."""
+
+    _drained: asyncio.Task[None] | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end. uvicorn asks ten times a second; it tells gunicorn, too, that the worker lives."""
+        if not await super().on_tick(counter):
+            return False
+        self.should_exit = True  # also where a limit was reached; uvicorn would log that again and again
+        if self._drained is None:
+            self._drained = asyncio.create_task(_drain())
+        return self.force_exit or self._drained.done()
+
+    def quit(self) -> None:
+        """End at once."""
+        self.should_exit = self.force_exit = True
+
 
 class RealtimeWorker(UvicornWorker):
-    """uvicorn under gunicorn, with back-pressure, pings and limits."""
+    """uvicorn under gunicorn, with back-pressure, pings, limits, and a drain before it stops."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "auto",
@@ -27,8 +55,6 @@ class RealtimeWorker(UvicornWorker):
         "ws_ping_timeout": Limits().answer,
         # About 300 KiB for each connection (uvicorn #1862).
         "ws_per_message_deflate": False,
-        # uvicorn-worker sets none, so that one open socket would hold a stopping worker for ever.
-        "timeout_graceful_shutdown": 10,
         "lifespan": "on",
     }
 
@@ -37,3 +63,30 @@ class RealtimeWorker(UvicornWorker):
         super().load_wsgi()
         # Frames over this close with 1009; the exact limit of a message is the state machine's (contract 6.3).
         self.config.ws_max_size = frame_limit(conf().max_message)
+        # uvicorn-worker sets none, so that one open socket would hold a stopping worker until gunicorn kills it. What
+        # gunicorn allows, less the drain, is for handlers and requests that are still busy (contract 9.1).
+        drain = conf().pace.drain + GOODBYE_SECONDS + MARGIN_SECONDS
+        left = self.cfg.graceful_timeout - drain
+        if left < 0:
+            self.log.warning(
+                "gunicorn kills a stopping worker after %g s, in the middle of its drain: set --graceful-timeout to %g"
+                " or more, or make REALTIME_PACE['drain'] (%g s) shorter",
+                self.cfg.graceful_timeout,
+                drain,
+                conf().pace.drain,
+            )
+        self.config.timeout_graceful_shutdown = max(1, int(left))
+
+    def run(self) -> None:
+        """Serve until told to stop; then drain, and end."""
+        self.config.app = self.wsgi
+        server = DrainingServer(self.config)
+        # What gunicorn sends for a quick stop; uvicorn knows no such thing.
+        signal.signal(signal.SIGQUIT, lambda *_: server.quit())
+        server.run(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+async def _drain() -> None:
+    await (await process()).drain()

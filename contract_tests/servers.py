@@ -203,7 +203,7 @@ class Servers:
             *(sys.executable, "-m", "gunicorn"),
             *("--bind", f"{HOST}:{self.ports[CHANNELS]}"),
             *("--workers", str(WORKERS), "--worker-class", "channels_impl.worker.RealtimeWorker"),
-            *("--graceful-timeout", "3", "--log-level", "warning"),
+            *("--graceful-timeout", "10", "--log-level", "warning"),
             "--no-control-socket",  # one for each user of the machine: two stacks would share it
             self.asgi,
         ]

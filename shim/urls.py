@@ -3,6 +3,11 @@
 from django.urls import path
 
 from shim.discovery import endpoint
+from shim.probes import livez, readyz
 
 app_name = "realtime"
-urlpatterns = [path("endpoint", endpoint, name="endpoint")]
+urlpatterns = [
+    path("endpoint", endpoint, name="endpoint"),
+    path("livez", livez, name="livez"),
+    path("readyz", readyz, name="readyz"),
+]

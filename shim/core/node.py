@@ -86,6 +86,7 @@ class Node:
         self.flag = flag
         self.pace = pace
         self.draining = False
+        self.drained_by = now
         self.connections: dict[str, Connection] = {}
         self._random = random
         self._admissions = TokenBucket(pace.admissions, pace.admission_burst, now)
@@ -115,7 +116,7 @@ class Node:
         """A handshake was accepted."""
         self.connections[connection.id] = connection
         if self.draining:
-            self._let_go(connection.id, now + self.pace.drain * self._random())
+            self._let_go(connection.id, now + max(0.0, self.drained_by - now) * self._random())
         elif self._is_elsewhere(connection):
             if now < self._flip_until:  # it asked where to go before the flip, and came after it
                 self._let_go(connection.id, now + (self._flip_until - now) * self._random())
@@ -173,8 +174,14 @@ class Node:
             self._let_go(id, now + slot * (n + self._random()))
 
     def drain(self, now: float) -> None:
-        """The process is stopping: nobody comes in any more, everybody goes within the window (contract 9.1)."""
+        """The process is stopping: nobody comes in any more, everybody goes within the window (contract 9.1).
+
+        The window ends at `drained_by`; who was in the middle of the handshake goes by then, too. Idempotent.
+        """
+        if self.draining:
+            return
         self.draining = True
+        self.drained_by = now + self.pace.drain
         self._leaving.clear()
         self._order.clear()
         everybody = sorted(self.connections)
