@@ -14,6 +14,7 @@ DOCS: Final = ROOT / "docs"
 _FENCE: Final = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _MARK: Final = re.compile(r"<!-- test: ([\w-]+) -->\s*\Z")
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
+_SOURCE: Final = re.compile(r'\b(?:src|srcset|href)="([^"\s]+)"')
 _HEADING: Final = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _ANCHOR: Final = re.compile(r'<a (?:id|name)="([^"]+)"')
 
@@ -57,7 +58,8 @@ def prose(page: Path) -> str:
 
 def links(page: Path) -> list[str]:
     """Every target of a link or an image."""
-    return _LINK.findall(re.sub(r"`[^`\n]*`", "", prose(page)))
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    return _LINK.findall(text) + _SOURCE.findall(text)
 
 
 def anchors(page: Path) -> set[str]:
