@@ -238,6 +238,7 @@ class Hub:
             self._gap(topic, Position(result.position.epoch, first - 1))
         for record in result.records:
             if record.position is not None and record.position.seq > topic.position.seq:
+                self._hand_on_before(topic, record)
                 self._hand_on(topic, record)
         return self._resume(topic)
 
@@ -422,6 +423,18 @@ class Hub:
             self._hand_on_to_ahead(topic, delivery, sender)
         for joining in topic.joining.values():
             joining.keep(delivery)
+
+    def _hand_on_before(self, topic: _Topic, record: Record) -> None:
+        """Hand on what waits without a position and came before this record: history does not have it (3.2)."""
+        index = next((i for i, waiting in enumerate(topic.pending) if waiting.position == record.position), None)
+        if index is None:
+            return
+        earlier, topic.pending = topic.pending[:index], topic.pending[index + 1 :]
+        topic.pending_bytes = sum(len(waiting.body) for waiting in topic.pending)
+        topic.asked_after = max(0, topic.asked_after - index - 1)
+        for waiting in earlier:
+            if waiting.position is None:
+                self._hand_on(topic, waiting)
 
     def _hand_on_to_ahead(self, topic: _Topic, delivery: Delivery, sender: Member | None) -> None:
         position = delivery.record.position

@@ -1,0 +1,32 @@
+"""Orders of events that a random life found (contract 3.2)."""
+
+from shim.core.history import ReadResult
+from shim.core.hub import Hub, Read
+from shim.core.message import Kind
+from shim.core.protocol import Protocol
+from shim.core.wire import Position, Record, encode
+from tests.core.test_hub import TOPICS, Member
+
+TOPIC = TOPICS[2]
+CHANNEL = TOPIC.channel("rt")
+
+
+def record(body: str, position: Position | None) -> Record:
+    return Record(Kind.TEXT, body.encode(), position)
+
+
+def test_what_has_no_history_keeps_its_place_while_a_topic_heals() -> None:
+    # contract 3.2: the epoch is new, so the first message starts a read; the others come before its answer does.
+    hub, member = Hub("rt"), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(member)
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 0))])
+    first, third = record("first", Position("e2", 1)), record("third", Position("e2", 2))
+    asked = hub.message(CHANNEL, encode(first))
+    assert [type(effect) for effect in asked] == [Read]
+    for body in (record("second", None), third, record("fourth", None)):
+        assert not hub.message(CHANNEL, encode(body))
+    assert not hub.healed(ReadResult(CHANNEL, Position("e2", 2), (first, third)))
+    assert member.texts() == ["first", "second", "third", "fourth"]
