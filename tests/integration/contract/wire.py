@@ -3,7 +3,7 @@
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -11,7 +11,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.integration.contract.cluster import PATIENCE, Answer, Place
-from tests.legacy_ws4redis.rawclient import CLOSE, HANDSHAKE, PING, PONG, TEXT, RawClient, frame
+from tests.legacy_ws4redis.rawclient import CLOSE, CONT, HANDSHAKE, PING, PONG, TEXT, RawClient, frame
 
 V1 = Subprotocol("realtime.v1")
 
@@ -136,12 +136,17 @@ class Wire(RawClient):
         return self._stream.read()
 
     def end(self) -> int | None:
-        """Read up to the end of the stream: the close frame's code, 1005 if it was empty, None if there was none."""
+        """Read up to the end of the stream: the close frame's code, 1005 if it was empty, None if there was none.
+
+        A close frame is answered, as a good client does.
+        """
         code = None
         try:
             while True:
                 opcode, payload = self.read()
                 if opcode == CLOSE:
+                    with suppress(OSError):
+                        self.send(frame(CLOSE, payload))
                     code = struct.unpack("!H", payload[:2])[0] if payload else 1005
         except (EOFError, ConnectionResetError):
             return code
@@ -154,6 +159,7 @@ def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
 
 __all__ = [
     "CLOSE",
+    "CONT",
     "PING",
     "PONG",
     "TEXT",
