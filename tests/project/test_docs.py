@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import shim
+from channels_impl.process import GOODBYE_SECONDS
 from channels_impl.worker import RealtimeWorker
 from shim import conf as conf_module
 from shim.core import connection, protocol
@@ -22,7 +23,7 @@ from shim.core.hub import CHECK_CALLS, PENDING_BYTES
 from shim.core.message import MAX_MESSAGE_BYTES
 from shim.core.names import MAX_NAME_BYTES
 from shim.core.node import Pace
-from shim.core.protocol import Close, Delivery, Protocol, Violation
+from shim.core.protocol import Close, Delivery, Protocol, Violation, frame_limit
 from shim.core.wire import Position, decode
 from tests.project.pages import DOCS, README, ROOT, anchors, block, blocks, links, pages, prose, tracked
 
@@ -121,6 +122,8 @@ def test_limits_are_told_as_they_are() -> None:
         f"the last `size` messages ({history.size}) for `ttl` seconds ({history.ttl:g})",
         f"`size` is 0 to {MAX_SIZE:,} messages, `ttl` up to {MAX_TTL / 86_400:g} days",
         f"at most {MAX_NAME_BYTES:,} bytes",
+        f"the drain window is {pace.drain:g} s",
+        f"a handler may take {GOODBYE_SECONDS:g} s more",
         f"{MAX_LISTED:,} users",
         f"{PENDING_BYTES // 1_048_576} MiB of messages wait",
         f"compared with Redis every {CHECK_CALLS} s or so",  # `check` is called once a second
@@ -239,13 +242,19 @@ def test_uvicorn_alone_is_told_what_the_worker_tells_it() -> None:
     words = shlex.split(line)
     told = dict(zip(words[1:-1:2], words[2:-1:2], strict=True))
     for name, value in RealtimeWorker.CONFIG_KWARGS.items():
-        if value == "auto":
-            continue  # uvicorn's own default
-        assert (
-            told["--" + name.replace("_", "-")] == f"{value:g}".lower()
-            if isinstance(value, float)
-            else str(value).lower()
-        )
+        if value != "auto":  # uvicorn's own default
+            assert told["--" + name.replace("_", "-")] == as_option(value)
+    assert told["--ws-max-size"] == str(frame_limit(MAX_MESSAGE_BYTES))
+
+
+def as_option(value: object) -> str:
+    match value:
+        case type():
+            return f"{value.__module__}:{value.__name__}"
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value).lower()
 
 
 def test_versions_are_those_that_are_declared() -> None:

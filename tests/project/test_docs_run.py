@@ -53,6 +53,7 @@ def test_a_server_that_is_shown_serves(site: Site, command: str) -> None:
         assert json.loads(client.recv(PATIENCE))["op"] == "ready"
         position = json.loads(get(f"http://{address}/ring/"))["position"]
         assert json.loads(client.recv(PATIENCE))["pos"] == position
+    assert [get(f"http://{address}/realtime/{probe}") for probe in ("livez", "readyz")] == ["alive", "ready"]
     with pytest.raises(InvalidStatus, match="404"), site.client(address, "nothing"):
         pass
 
