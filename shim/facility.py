@@ -137,9 +137,8 @@ def topics_of(connection: Connection, audiences: Iterable[Audience]) -> tuple[To
                 f"{connection.facility}.audiences() gave two audiences that a client knows as {topic.label!r}: "
                 f"{shown(topics[topic.label].audience)} and {shown(audience)}; use groups"
             )
-        if not wanted or audience.kind in wanted:
-            topics[topic.label] = topic
-    return tuple(topics.values())
+        topics[topic.label] = topic
+    return tuple(topic for topic in topics.values() if not wanted or topic.audience.kind in wanted)
 
 
 _NARROWING = {

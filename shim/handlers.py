@@ -6,9 +6,7 @@ call: a WebSocket lives for hours, and must not hold one while it waits.
 
 import asyncio
 import logging
-import selectors
 import threading
-from asyncio import _get_running_loop, _set_running_loop  # exported for those who implement event loops
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from inspect import isawaitable, iscoroutinefunction, isgenerator
@@ -22,6 +20,7 @@ from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect
 from shim.core.errors import PublishingClosed
 from shim.core.node import Node
+from shim.greenlet_loops import keep_apart
 from shim.visitor import Connection
 
 logger = logging.getLogger("realtime")
@@ -42,7 +41,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     A coroutine runs on the process's one handler loop. Raises what the method raises.
     """
     try:
-        result = _called(function, args)
+        result = called(function, args)
         return _loop().run(_awaited(result)) if isawaitable(result) else result
     finally:
         for connection in connections.all(initialized_only=True):
@@ -62,10 +61,10 @@ async def acall_at_door(function: Callable[..., Any], *args: Any) -> Any:
 
 async def _acall(function: Callable[..., Any], args: tuple[Any, ...], threads: ThreadPoolExecutor) -> Any:
     if iscoroutinefunction(function):
-        return await function(*args)
+        return await _awaited(function(*args))
     in_thread: Any = sync_to_async(_in_thread, thread_sensitive=False, executor=threads)
     result = await in_thread(function, *args)
-    return await result if isawaitable(result) else result
+    return await _awaited(result) if isawaitable(result) else result
 
 
 def settled(
@@ -99,12 +98,13 @@ def log_failure(method: str, error: Exception, core: CoreConnection, visitor: Co
 def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     close_old_connections()
     try:
-        return _called(function, args)
+        return called(function, args)
     finally:
         close_old_connections()
 
 
-def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a facility's method in this very thread; the caller awaits what an `async def` gives."""
     result = function(*args)
     return (
         tuple(result) if isgenerator(result) else result
@@ -112,35 +112,50 @@ def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 async def _awaited[T](awaitable: Awaitable[T]) -> T:
-    return await awaitable
+    try:
+        return await awaitable
+    finally:
+        _giving_back.ask()
 
 
-class _PoliteSelector(selectors.DefaultSelector):
-    """A selector that hides the running loop while it waits.
+class _GivingBack:
+    """Closes old connections where async code's ORM runs: in asgiref's one thread.
 
-    Under gevent all greenlets of a process share one thread, and "the running loop" belongs to the thread: while this
-    loop waits, Django would refuse the ORM to every other greenlet (`SynchronousOnlyOperation`). The wait is the only
-    place where the loop gives way to them.
+    Nobody else does it there, and a connection that broke would stay broken for ever. It is not waited for: that thread
+    may be busy with somebody's slow query. However many ask, one is on its way at most, and one more after it.
     """
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        loop = _get_running_loop()
-        _set_running_loop(None)
-        try:
-            return super().select(timeout)
-        finally:
-            _set_running_loop(loop)
+    def __init__(self) -> None:
+        self._is_wanted = False
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self) -> None:
+        self._is_wanted = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._is_wanted:
+            self._is_wanted = False
+            await sync_to_async(close_old_connections)()
+
+
+_giving_back = _GivingBack()  # for the one event loop of a process that runs handlers
 
 
 class _HandlerLoop:
     """An event loop in a thread of its own, or a greenlet of its own where threads are patched."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.SelectorEventLoop(_PoliteSelector())
-        threading.Thread(target=self._loop.run_forever, name="realtime-handler-loop", daemon=True).start()
+        self._loop = asyncio.SelectorEventLoop()  # no policy may make it one that gevent cannot see into
+        threading.Thread(target=self._run, name="realtime-handler-loop", daemon=True).start()
 
     def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _run(self) -> None:
+        keep_apart()
+        self._loop.run_forever()
 
 
 _handler_loop: _HandlerLoop | None = None

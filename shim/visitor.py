@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ class Identity:
     """Who is there (contract 1.2). `user` is a Django user, perhaps anonymous; `groups` are names."""
 
     user: Any
-    session_key: str | None
+    session_key: str | None = field(repr=False)  # a credential: never in a log
     groups: tuple[str, ...]
     subject: Subject
 

@@ -12,7 +12,9 @@ from django.test.utils import setup_databases, setup_test_environment, teardown_
 
 django.setup()
 
-from shim.bus.embedded import EmbeddedValkey  # noqa: E402 - everything of Django's and ours needs the settings
+from shim import facility  # noqa: E402 - everything of Django's and ours needs the settings
+from shim.bus.embedded import EmbeddedValkey  # noqa: E402
+from shim.facility import Facility  # noqa: E402
 
 _KEPT = {"django_content_type", "auth_permission", "django_migrations"}  # as migrate has filled them
 
@@ -48,3 +50,11 @@ def bus_settings(_valkey: EmbeddedValkey) -> Iterator[str]:
         client.flushall()
     with override_settings(REALTIME_REDIS_URL=_valkey.url):
         yield _valkey.url
+
+
+@pytest.fixture
+def facilities(monkeypatch: pytest.MonkeyPatch) -> dict[str, Facility]:
+    """No facilities, and none of a test's own after it."""
+    fresh: dict[str, Facility] = {}
+    monkeypatch.setattr(facility, "_facilities", fresh)
+    return fresh
