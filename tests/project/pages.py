@@ -29,7 +29,8 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        return [line for line in self.text.splitlines() if line.strip()]
+        """Those that hold something; a line that ends in a backslash goes on in the next."""
+        return [line for line in re.sub(r"\\\n *", "", self.text).splitlines() if line.strip()]
 
 
 def pages() -> list[Path]:
