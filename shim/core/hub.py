@@ -231,12 +231,13 @@ class Hub:
         if result.position.epoch == topic.position.epoch and result.position.seq < asked.seen:
             topic.position = Position(result.position.epoch, asked.seen)  # asked after this, Redis starts a new epoch
             return self._heal(topic)
-        first = result.position.seq + 1 - len(result.records)
+        records = _run_up_to(result, topic.pending)
+        first = result.position.seq + 1 - len(records)
         complete = result.position.epoch == topic.position.epoch and first <= topic.position.seq + 1
         if not complete:
             # All that is left is the unbroken run at the end: skip to it, and say so (contract 7.4).
             self._gap(topic, Position(result.position.epoch, first - 1))
-        for record in result.records:
+        for record in records:
             if record.position is not None and record.position.seq > topic.position.seq:
                 self._hand_on_before(topic, record)
                 self._hand_on(topic, record)
@@ -515,6 +516,20 @@ class Hub:
         topic.of(member.protocol)[member] = None
         if member.protocol is Protocol.V1:
             member.sink.send(gap_frame(topic.label, topic.position))
+
+
+def _run_up_to(result: ReadResult, waiting: Iterable[Record]) -> list[Record]:
+    """The longest unbroken run of records that ends where a read says that the topic stands.
+
+    What waits counts too: it may have expired since it came, and is not lost for it.
+    """
+    at_hand = {record.position: record for record in (*waiting, *result.records)}
+    epoch, seq = result.position
+    run: list[Record] = []
+    while (record := at_hand.get(Position(epoch, seq))) is not None:
+        run.append(record)
+        seq -= 1
+    return run[::-1]
 
 
 def _unbroken(kept: list[Delivery], at: Position) -> tuple[list[Delivery], Position]:

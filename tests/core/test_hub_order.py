@@ -15,6 +15,25 @@ def record(body: str, position: Position | None) -> Record:
     return Record(Kind.TEXT, body.encode(), position)
 
 
+def test_what_expires_while_it_waits_is_not_lost() -> None:
+    # contract 3.1, 7.4: a topic is looked at, a message with a short life comes, and is gone when Redis answers.
+    hub = Hub("rt")
+    members = [Member("raw", Protocol.RAW), Member("v1", Protocol.V1)]
+    hub.connected()
+    for member in members:
+        hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    for member in members:
+        hub.begin(member)
+        hub.attach(member, [ReadResult(CHANNEL, Position("e1", 7))])
+    assert not hub.check()  # it may have been handed something on just now
+    assert [type(effect) for effect in hub.check()] == [Read]
+    assert not hub.message(CHANNEL, encode(record("brief", Position("e1", 8))))
+    assert not hub.healed(ReadResult(CHANNEL, Position("e1", 8)))
+    assert members[0].texts() == ["brief"]
+    assert [(frame["op"], frame.get("text")) for frame in members[1].heard()] == [("msg", "brief")]
+
+
 def test_what_has_no_history_keeps_its_place_while_a_topic_heals() -> None:
     # contract 3.2: the epoch is new, so the first message starts a read; the others come before its answer does.
     hub, member = Hub("rt"), Member("one", Protocol.RAW)
