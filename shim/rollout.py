@@ -197,6 +197,7 @@ class _Asked:
     """
 
     def __init__(self) -> None:
+        self.conf = conf()
         self.state = new_state()
         self._look_at = self._poll_at = 0.0  # moments of the monotonic clock
 
@@ -230,7 +231,7 @@ def current() -> FlagState:
     """
     global _asked  # noqa: PLW0603 - one for each process, made when first asked for
     asked = _asked
-    if asked is None or (asked.state.name, asked.state.force) != (conf().flag, conf().force_backend):
+    if asked is None or asked.conf is not conf():  # other settings: another flag, another Redis
         asked = _asked = _Asked()
     if asked.state.force is None:
         asked.refresh()

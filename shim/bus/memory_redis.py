@@ -136,12 +136,13 @@ class MemoryRedis:
         clock: seconds since some moment, never going back; all that expires goes by it.
 
     Attributes:
+        clock: the one that it was given.
         journal: told of each message that a `MemoryBus` has published; None for nobody.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.journal: Callable[[Outgoing, Position | None], None] | None = None
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.RLock()
         self._is_up = True
         self._lines: set[Line] = set()
@@ -334,7 +335,7 @@ class MemoryRedis:
     # Inside
 
     def _now(self) -> int:
-        return math.floor(self._clock() * 1000 + 1e-3)  # a float's last digits must not lose a millisecond
+        return math.floor(self.clock() * 1000 + 1e-3)  # a float's last digits must not lose a millisecond
 
     def _tell(self, channel: str, data: bytes) -> int:
         listeners = [line for line in self._lines if channel in line.channels]

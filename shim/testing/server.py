@@ -1,0 +1,468 @@
+"""A server process without sockets, threads or an event loop: hub, node, subscription and visits, in one thread.
+
+Theory of operation. It is the third shell around the pure core; the other two are
+`legacy_ws4redis/{process,application}.py` and `channels_impl/{process,consumer}.py`, whose order of steps it keeps.
+Nothing happens by itself: `work` does one thing that is to be done, `farewell` runs one `disconnected`, `tick` is the
+timer. So whoever holds several servers decides in which order they go on, and time is the Redis's clock.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
+from inspect import isawaitable
+from random import Random
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from asgiref.sync import async_to_sync
+from django.core.exceptions import PermissionDenied
+
+from shim.api import redis_url, sync_bus
+from shim.bus.commands import heard, subscriptions
+from shim.bus.endpoint import is_memory
+from shim.bus.memory_redis import NOTHING, Line, memory_redis
+from shim.conf import conf
+from shim.core.cohorts import Cohort
+from shim.core.connection import Connection as CoreConnection
+from shim.core.connection import Effect as ConnectionEffect
+from shim.core.connection import End, Handle, Join, Ping
+from shim.core.errors import PublishingClosed, RealtimeUnavailable, WireError
+from shim.core.history import ReadRequest, ReadResult
+from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.message import Message
+from shim.core.node import Due, Node, Refusal, control_channel
+from shim.core.protocol import SUBPROTOCOL, Close, Protocol, frame_limit
+from shim.core.wire import Position
+from shim.door import Handshake, connection_of, identified, look, refusal_of
+from shim.facility import Facility, topics_of
+from shim.handlers import called, log_failure, settled
+from shim.rollout import new_state, poll, stored
+from shim.testing.client import PONG, MemoryClient
+from shim.visitor import Connection
+
+logger = logging.getLogger("realtime")
+
+RETRY_SECONDS: Final = 1.0
+
+
+class Refused(Exception):
+    """A handshake was refused (contract 1.1).
+
+    Attributes:
+        status: the HTTP status. reason: the text that goes with it. retry_after: seconds, with 503.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal.reason}")
+        self.status = refusal.status
+        self.reason = refusal.reason
+        self.retry_after = refusal.retry_after
+
+
+def handshake(
+    facility: str,
+    *,
+    query: str | Mapping[str, Any] = "",
+    cookies: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    protocol: str = "raw",
+) -> Handshake:
+    """A client's request for a WebSocket.
+
+    Args:
+        facility: its name.
+        query: the query string, or what `urlencode` makes one of.
+        cookies: by name.
+        headers: more headers, which win over the usual ones; names in any case.
+        protocol: `raw` or `v1`.
+    """
+    usual = {"host": "testserver", "connection": "Upgrade", "upgrade": "websocket"}
+    if cookies:
+        usual["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    if Protocol(protocol) is Protocol.V1:
+        usual["sec-websocket-protocol"] = SUBPROTOCOL
+    given = {name.lower(): value for name, value in (headers or {}).items()}
+    text = query if isinstance(query, str) else urlencode(query, doseq=True)
+    return Handshake(conf().ws_path + facility, text, {**usual, **given})
+
+
+class MemoryServer:
+    """One process of a backend. Single-threaded; `REALTIME_REDIS_URL` must be a ``memory://`` one (see `InMemory`).
+
+    Args:
+        backend: `legacy` or `channels`: the cohort that it serves.
+        random: numbers in [0, 1) for what real servers leave to chance; the same ones each time by default.
+
+    Attributes:
+        failures: what handlers have raised and a real server would have logged, oldest first.
+    """
+
+    def __init__(self, backend: Cohort = "legacy", *, random: Callable[[], float] | None = None) -> None:
+        url = redis_url()
+        if not is_memory(url):
+            raise RuntimeError(f"a MemoryServer needs REALTIME_REDIS_URL = 'memory://', not {url!r}: see InMemory")
+        settings = conf()
+        self.backend = backend
+        self.failures: list[Exception] = []
+        self.redis = memory_redis(url)
+        self.clock = self.redis.clock
+        self._random = random or Random(0).random
+        self._control = control_channel(settings.prefix)
+        self.hub = Hub(settings.prefix, standing=(self._control,))
+        self.node = Node(backend, new_state(), settings.pace, now=self.clock(), random=self._random)
+        self._line: Line | None = None
+        self._is_cut = self._is_dead = False
+        self._retry_at = 0.0
+        self._reads: deque[tuple[ReadRequest, ...]] = deque()
+        self._pinged: deque[_Visit] = deque()
+        self._ending: deque[_Visit] = deque()
+        self._farewells: deque[tuple[_Visit, int]] = deque()
+        self._visits: dict[str, _Visit] = {}
+        self._learn_flag()
+        self._pump()
+
+    def __repr__(self) -> str:
+        return f"<MemoryServer {self.backend} connections={len(self.node)}>"
+
+    # Clients
+
+    def connect(self, request: Handshake) -> MemoryClient:
+        """Open a connection: all of contract 1, then what `accepted` brings (the retained message on raw).
+
+        Raises:
+            Refused: it was not let in.
+            ConnectionRefusedError: the process was killed.
+        """
+        if self._is_dead:
+            raise ConnectionRefusedError(f"the {self.backend} server was killed")
+        entered = self._entered(request)
+        if isinstance(entered, Refusal):
+            raise Refused(entered)
+        return entered
+
+    def clients(self) -> list[MemoryClient]:
+        """The open ones, in the order in which they came."""
+        return [visit.client for visit in self._visits.values() if visit.client.sink.close_code is None]
+
+    # What happens to a process
+
+    def cut(self) -> None:
+        """Break the subscription's line to Redis (contract 7.3), until `restore`. Publishing and reading still work.
+
+        `self.redis.stop()` takes Redis away altogether, for everybody.
+        """
+        self._is_cut = True
+        if self._line is not None:
+            self._line.end()
+
+    def restore(self) -> None:
+        """Let the subscription connect again (contract 7.4)."""
+        self._is_cut = False
+
+    def drain(self) -> None:
+        """SIGTERM: nobody comes in any more, everybody goes within the window, as time passes (contract 9.1)."""
+        self.node.drain(self.clock())
+
+    def kill(self) -> None:
+        """SIGKILL: every line breaks, and no handler hears of it (contract 6.4)."""
+        self._is_dead = self._is_cut = True
+        for visit in self._visits.values():
+            visit.client.cut()
+        if self._line is not None:
+            self._line.end()
+        for queue in (self._ending, self._farewells, self._pinged, self._reads):
+            queue.clear()
+        self._visits.clear()
+        self.node.connections.clear()
+
+    def poll_flag(self) -> None:
+        """Look at the flag in the database, for a change that nobody pushed (contract 8.2)."""
+        if poll(self.node.flag):
+            self.node.flipped(self.clock())
+
+    # Going on
+
+    def work(self) -> bool:
+        """Do one thing that is to be done. No handler is called. False: nothing is to be done."""
+        if self._is_dead:
+            return False
+        if self._line is None:
+            if not self._is_cut and self.redis.is_up:
+                self._line = self.redis.line()
+                self._perform(self.hub.connected())
+                return True
+        elif self._line.ended is not None:
+            self._line = None
+            self.hub.disconnected()
+            return True
+        elif (said := self._line.hear()) is not NOTHING:
+            self._hear(said)
+            return True
+        if self._reads:
+            self._heal(self._reads.popleft())
+        elif self._pinged:
+            self._pinged.popleft().received(PONG)
+        elif self._ending:
+            visit = self._ending.popleft()
+            code = visit.client.sink.close_code
+            told = self._leave(visit.core, Close.ABNORMAL if code is None else code)
+            if told is not None:
+                self._farewells.append((visit, told))
+        else:
+            return False
+        return True
+
+    def farewell(self) -> bool:
+        """Run one `disconnected` that is due. False: none is."""
+        if not self._farewells:
+            return False
+        visit, code = self._farewells.popleft()
+        visit.disconnected(code)
+        return True
+
+    def tick(self) -> None:
+        """The timer, which a real process has ten times a second: heartbeats, moves, drains, healing that failed."""
+        if self._is_dead:
+            return
+        now = self.clock()
+        end(self.node.tick(now))
+        if now >= self._retry_at:
+            self._retry_at = now + RETRY_SECONDS
+            self._perform([*self.hub.retry(), *self.hub.check()])
+
+    # Opening
+
+    def _entered(self, request: Handshake) -> MemoryClient | Refusal:
+        settings = conf()
+        self._pump()
+        found = look(request, self.node, settings, self.clock())
+        if isinstance(found, Refusal):
+            return found
+        visitor = identified(request, found, self.backend, settings)
+        if isinstance(visitor, Refusal):
+            return visitor
+        core = None
+        try:
+            visitor.audiences = tuple(run(found.audiences, visitor))
+            visit = _Visit(self, found, visitor, settings.max_backlog)
+            core = visit.core = connection_of(
+                visitor,
+                topics_of(visitor, visitor.audiences),
+                visit.client.sink,
+                handshake=request,
+                node=self.node,
+                conf=settings,
+                pings=True,
+                now=self.clock(),
+                random=self._random(),
+            )
+            self._subscribe(visit)
+            past = self._read_past(core, {}) if core.protocol is Protocol.RAW else None
+        except Exception as error:  # noqa: BLE001  # whatever it is becomes a refusal
+            if core is not None:
+                self._leave(core, Close.ABNORMAL)
+            if not isinstance(error, (PermissionDenied, RealtimeUnavailable)):
+                self.failures.append(error)
+            return refusal_of(error, visitor, self.node)
+        self._visits[core.id] = visit
+        visit.begin(past)
+        return visit.client
+
+    def _subscribe(self, visit: "_Visit") -> None:
+        if not self.hub.up:
+            raise RealtimeUnavailable("Redis is away: no topic can be subscribed")
+        self._perform(self.hub.subscribe(visit.core, visit.core.topics))
+        self._pump()
+        if not visit.client.sink.confirmed:
+            raise RealtimeUnavailable("Redis did not confirm a subscription")
+
+    def _pump(self) -> None:
+        while self.work():
+            pass
+
+    # What visits ask for
+
+    def accepted(self, core: CoreConnection) -> list[ConnectionEffect]:
+        """The handshake reply is on its way. For a visit."""
+        self.node.opened(core, self.clock())
+        return core.accepted(self.clock())
+
+    def join(self, core: CoreConnection, resume: Mapping[str, Position], past: Iterable[ReadResult] | None) -> None:
+        """Hand the past over, read now if it was not before. For a visit.
+
+        Raises:
+            RealtimeUnavailable: Redis is away.
+        """
+        results = self._read_past(core, resume) if past is None else past
+        self._perform(self.hub.attach(core, results, resume))
+
+    def ended(self, visit: "_Visit") -> None:
+        """Either side has ended a connection. For a visit."""
+        self._ending.append(visit)
+
+    def pinged(self, visit: "_Visit") -> None:
+        """A client was sent a v1 `ping`, and will answer. For a visit."""
+        self._pinged.append(visit)
+
+    # Inside
+
+    def _read_past(self, core: CoreConnection, resume: Mapping[str, Position]) -> list[ReadResult]:
+        return sync_bus().read_many(self.hub.begin(core, resume))
+
+    def _leave(self, core: CoreConnection, code: int) -> int | None:
+        self._visits.pop(core.id, None)
+        self.node.closed(core)
+        self._perform(self.hub.unsubscribe(core))
+        return core.ended(code)
+
+    def _hear(self, said: object) -> None:
+        news = heard(said)
+        if news is None:
+            return
+        channel, data = news
+        try:
+            if data is None:
+                self._perform(self.hub.confirmed(channel))
+            elif channel == self._control:
+                end(self.node.control(data, self.clock()))
+            else:
+                self._perform(self.hub.message(channel, data))
+        except WireError as error:
+            logger.warning("passed over something on %s: %s", channel, error)
+
+    def _heal(self, requests: tuple[ReadRequest, ...]) -> None:
+        try:
+            results = sync_bus().read_many(requests)
+        except RealtimeUnavailable:
+            for request in requests:
+                self.hub.unhealed(request.channel)
+            return
+        for result in results:
+            self._perform(self.hub.healed(result))
+
+    def _learn_flag(self) -> None:
+        try:
+            snapshot = stored()
+        except RealtimeUnavailable:
+            snapshot = None
+        if snapshot is not None:
+            self.node.flag.pushed(snapshot)
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Subscribe(channels):
+                    self._say("SUBSCRIBE", channels)
+                case Unsubscribe(channels):
+                    self._say("UNSUBSCRIBE", channels)
+                case Read(requests):
+                    self._reads.append(requests)
+
+    def _say(self, verb: str, channels: Iterable[str]) -> None:
+        if self._line is not None and self._line.ended is None:
+            self._line.say(list(subscriptions(verb, channels)))
+
+
+class _Visit:
+    """One connection on the server's side."""
+
+    core: CoreConnection
+
+    def __init__(self, server: MemoryServer, found: Facility, visitor: Connection, max_backlog: int) -> None:
+        self.client = MemoryClient(
+            visitor.id,
+            visitor.protocol,
+            said=self.received,
+            pinged=lambda: server.pinged(self),
+            ended=lambda: server.ended(self),
+            clock=server.clock,
+            max_backlog=max_backlog,
+        )
+        self._server = server
+        self._facility = found
+        self._visitor = visitor
+        self._past: Iterable[ReadResult] | None = None
+
+    def begin(self, past: Iterable[ReadResult] | None) -> None:
+        """The handshake is answered."""
+        self._past = past
+        self._visitor.open(self.client.sink.send, self._close)
+        self._perform(self._server.accepted(self.core))
+
+    def received(self, data: str | bytes) -> None:
+        """A message has come from the client."""
+        sink = self.client.sink
+        if sink.close_code is not None:
+            return
+        sink.heard()
+        limit = frame_limit(conf().max_message)
+        if len(data if isinstance(data, bytes) else data.encode()) > limit:
+            sink.close(Close.TOO_BIG, f"over {limit} bytes")
+            return
+        self._perform(self.core.received(data, self._server.clock()))
+
+    def disconnected(self, code: int) -> None:
+        """Tell the facility."""
+        try:
+            run(self._facility.disconnected, self._visitor, code)
+        except Exception as error:  # noqa: BLE001  # the connection is gone already: all that is left is to say so
+            self._server.failures.append(error)
+            log_failure("disconnected", error, self.core, self._visitor, self._server.node)
+
+    def _perform(self, effects: list[ConnectionEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Handle(message, id):
+                    self._handle(message, id)
+                case Join(resume):
+                    self._join(resume)
+                case Ping():
+                    self.client.sink.ping()
+                case End(code, reason):
+                    self.client.sink.close(code, reason)
+
+    def _handle(self, message: Message, id: int | str | None) -> None:
+        error: Exception | None = None
+        try:
+            run(self._facility.receive, self._visitor, message)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, it is this connection's alone (contract 6.2)
+            error = raised
+        effects = settled(error, id, self.core, self._visitor, self._server.node, self._server.clock())
+        if error is not None and not isinstance(error, (PermissionDenied, PublishingClosed)):
+            self._server.failures.append(error)
+        self._perform(effects)
+
+    def _join(self, resume: Mapping[str, Position]) -> None:
+        past, self._past = self._past, None
+        try:
+            self._server.join(self.core, resume, past)
+        except RealtimeUnavailable:
+            self._close(Close.OVERLOADED, "messages cannot be had just now")
+
+    def _close(self, code: int, reason: str) -> None:
+        self._perform(self.core.close(code, reason))
+
+
+def end(due: Iterable[Due]) -> None:
+    """Do what is due on connections: pings and closes."""
+    for connection, effects in due:
+        for effect in effects:
+            match effect:
+                case Ping():
+                    connection.sink.ping()
+                case End(code, reason):
+                    connection.sink.close(code, reason)
+
+
+def run(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a facility's method, `def` or `async def`, in this thread: a test's transaction belongs to it.
+
+    What a coroutine does with `sync_to_async` (the async ORM) comes back to this thread too.
+    """
+    result = called(function, args)
+    return async_to_sync(_awaited)(result) if isawaitable(result) else result
+
+
+async def _awaited[T](awaitable: Awaitable[T]) -> T:
+    return await awaitable
