@@ -1,5 +1,6 @@
 """A fresh Django project outside the checkout, made and run by the commands that a page of documentation shows."""
 
+import json
 import os
 import re
 import shutil
@@ -173,6 +174,20 @@ class Site:
             f"ws://{address}/ws/{facility}", proxy=None, open_timeout=PATIENCE, **options
         )
         return made
+
+
+def hello(client: ClientConnection) -> None:
+    """Open a v1 connection."""
+    client.send('{"op":"hello"}')
+    assert json.loads(client.recv(PATIENCE))["op"] == "ready"
+
+
+def message(client: ClientConnection) -> dict[str, Any]:
+    """The next message of a v1 connection; the server may say other things in between: `ping`, `move`."""
+    while True:
+        frame: dict[str, Any] = json.loads(client.recv(PATIENCE))
+        if frame["op"] == "msg":
+            return frame
 
 
 def get(url: str, headers: dict[str, str] | None = None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.project.pages import DOCS, README, Block, block, blocks
-from tests.project.site import PATIENCE, Site, get, until
+from tests.project.site import PATIENCE, Site, get, hello, message, until
 
 TUTORIAL = DOCS / "tutorial" / "first-facility.md"
 DEPLOY = DOCS / "how-to" / "deploy.md"
@@ -49,10 +49,9 @@ def test_a_server_that_is_shown_serves(site: Site, command: str) -> None:
     site.start(command)
     site.wait_for(address, "calls")
     with site.client(address, "calls", subprotocols=["realtime.v1"]) as client:
-        client.send('{"op":"hello"}')
-        assert json.loads(client.recv(PATIENCE))["op"] == "ready"
+        hello(client)
         position = json.loads(get(f"http://{address}/ring/"))["position"]
-        assert json.loads(client.recv(PATIENCE))["pos"] == position
+        assert message(client)["pos"] == position
     assert [get(f"http://{address}/realtime/{probe}") for probe in ("livez", "readyz")] == ["alive", "ready"]
     with pytest.raises(InvalidStatus, match="404"), site.client(address, "nothing"):
         pass

@@ -13,7 +13,7 @@ from websockets.typing import Subprotocol
 
 from shim.core.cohorts import Snapshot, Subject, cohort
 from tests.project.pages import README, ROOT, block, blocks, prose
-from tests.project.site import PATIENCE, Site, get, until
+from tests.project.site import PATIENCE, Site, get, hello, message, until
 
 FLAG = "realtime_channels"
 CODES = [code for code in blocks(README) if code.language == "python"]
@@ -58,12 +58,11 @@ def test_the_view_may_run_in_either_server(site: Site) -> None:
         site.client(site.channels, "calls", subprotocols=v1) as two,
     ):
         for client in (one, two):
-            client.send('{"op":"hello"}')
-            assert json.loads(client.recv(PATIENCE))["op"] == "ready"
+            hello(client)
         for address in (site.legacy, site.channels):
             position = json.loads(get(f"http://{address}/ring/"))["position"]
             for client in (one, two):
-                assert json.loads(client.recv(PATIENCE)) == {
+                assert message(client) == {
                     "op": "msg",
                     "topic": "everyone",
                     "pos": position,
