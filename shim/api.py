@@ -64,7 +64,7 @@ def _many_ready(messages: Iterable[Sequence[Any]], history: History | None) -> l
 def _disconnect_message(audience: Audience, code: int) -> dict[str, object]:
     if not isinstance(audience, User):
         raise InvalidAudience(f"disconnect() takes User(name), not {shown(audience)}")
-    if not 4500 <= code <= 4999:
+    if type(code) is not int or not 4500 <= code <= 4999:  # 4500.5 would be sent, and passed over by every process
         raise ValueError(f"a disconnect's code is 4500 to 4999, not {code!r}")
     return {"op": "disconnect", "user": audience.name, "code": code}
 
