@@ -64,7 +64,7 @@ def handshake_of(scope: HTTPScope | WebSocketScope) -> Handshake:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         joint = "; " if name == "cookie" else ","
         headers[name] = f"{headers[name]}{joint}{value}" if name in headers else value
-    secure = scope["scheme"] in ("wss", "https")
+    secure = scope.get("scheme") in ("wss", "https")
     return Handshake(scope["path"], scope["query_string"].decode("latin-1"), headers, secure)
 
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from demo.ledger import Account, Count, Ledger, RawAccount, id_of
 from demo.people import PEOPLE
 from demo.stack import LEGACY, Stack
-from shim.client import AsyncClient, ClientError, Connected, Event, Received
+from shim.client import AsyncClient, ClientError, Connected, Event, Moved, Received
 from shim.core.names import Audience, Everyone, Group, Session, Topic, User
 
 STRANGERS: Final = 16
@@ -79,7 +79,7 @@ class Member:
             self.account.took(id_of(message.value))
 
     def _on_event(self, event: Event) -> None:
-        if not isinstance(event, Connected):
+        if not isinstance(event, (Connected, Moved)):
             return
         now = time.monotonic()
         if isinstance(self.account, RawAccount):

@@ -8,17 +8,21 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
+from io import BytesIO
 from typing import Final
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
-from django.http import QueryDict
+from django.core.exceptions import DisallowedHost, PermissionDenied, TooManyFieldsSent
+from django.core.handlers.wsgi import WSGIRequest
+from django.http import HttpRequest, QueryDict, parse_cookie
 from django.http.request import validate_host
 
+from shim.backends import backend
 from shim.conf import Conf
+from shim.core.cohorts import CHANNELS, LEGACY
 from shim.core.connection import Connection as CoreConnection
+from shim.core.connection import Elsewhere
 from shim.core.errors import RealtimeUnavailable, shown
 from shim.core.hub import Sink
 from shim.core.names import Topic
@@ -40,15 +44,17 @@ class Handshake:
         path: decoded, with what the server strips from it (SCRIPT_NAME, root_path) in front.
         query: without the question mark.
         headers: names in lower case, values joined with a comma where there were several (`cookie`: a semicolon).
+        secure: it came to this server by TLS.
     """
 
     path: str
     query: str
     headers: Mapping[str, str]
+    secure: bool = False
     cookies: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cookies", _cookies(self.headers.get("cookie", "")))
+        object.__setattr__(self, "cookies", parse_cookie(self.headers.get("cookie", "")))
 
     @property
     def subprotocols(self) -> list[str]:
@@ -60,13 +66,6 @@ class Handshake:
         """Whether the request asks for a WebSocket at all."""
         tokens = self.headers.get("connection", "").lower().split(",")
         return self.headers.get("upgrade", "").lower() == "websocket" and "upgrade" in map(str.strip, tokens)
-
-
-def _cookies(header: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
 
 
 def malformed(method: str, headers: Mapping[str, str]) -> Refusal | None:
@@ -125,6 +124,10 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
     Reads the session store and the database; runs in a thread that may block.
     """
     try:
+        query = QueryDict(handshake.query[:8_192])
+    except TooManyFieldsSent:
+        return Refusal(400, "too many arguments in the query: see DATA_UPLOAD_MAX_NUMBER_FIELDS")
+    try:
         identity = identify(handshake.cookies)
     except Exception:
         logger.exception("cannot tell who is there: the session store or the database failed (%s)", found.name)
@@ -135,7 +138,7 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
         identity=identity,
         protocol=Protocol.chosen(handshake.subprotocols),
         backend=backend,
-        query=QueryDict(handshake.query[:8_192]),
+        query=query,
         headers=handshake.headers,
         cookies=handshake.cookies,
         max_message=conf.max_message,
@@ -147,6 +150,7 @@ def connection_of(
     topics: Sequence[Topic],
     sink: Sink,
     *,
+    handshake: Handshake,
     node: Node,
     conf: Conf,
     pings: bool,
@@ -156,7 +160,7 @@ def connection_of(
     """The state machine of a connection that is about to be accepted.
 
     Args:
-        topics: what it listens to. sink: its way to the client. pings: see `CoreConnection`.
+        topics: what it listens to. sink: its way to the client. handshake: how it came. pings: see `CoreConnection`.
         now: seconds of a monotonic clock. random: 0 to 1.
     """
     return CoreConnection(
@@ -173,6 +177,32 @@ def connection_of(
         phase=random,
         pings=pings,
         text_heartbeat="heartbeat" in visitor.query,
+        elsewhere=_elsewhere(handshake, visitor.facility, node) if visitor.protocol is Protocol.V1 else None,
+    )
+
+
+def _elsewhere(handshake: Handshake, facility: str, node: Node) -> Elsewhere | None:
+    """Where a move would lead (contract 8.3): what discovery says of the other backend; None where it could not."""
+    other = LEGACY if node.backend == CHANNELS else CHANNELS
+    try:
+        return Elsewhere(other, backend(other).url(facility, _request(handshake)))
+    except (KeyError, ImportError, DisallowedHost):  # system checks and discovery complain about these
+        return None
+
+
+def _request(handshake: Handshake) -> HttpRequest:
+    """The handshake as Django sees a request, so that its settings decide about host and scheme behind a proxy."""
+    environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in handshake.headers.items()}
+    return WSGIRequest(
+        {
+            **environ,
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": handshake.path.encode().decode("latin-1"),  # as PEP 3333 wants it
+            "SERVER_NAME": "",
+            "SERVER_PORT": "",
+            "wsgi.input": BytesIO(),
+            "wsgi.url_scheme": "https" if handshake.secure else "http",
+        }
     )
 
 

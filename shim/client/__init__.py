@@ -1,8 +1,8 @@
 """The Python client: for services, for tests, for load. It needs `websockets`, and no Django settings.
 
 `Client` is for threads, `AsyncClient` for asyncio; they are twins. Both find their backend by discovery, resume where
-they were (contract 5.3), come back by the close-code table within the spread they were told (8.5), and drop nothing
-silently: what is double, missing or wrong is counted and told to `on_event`.
+they were (contract 5.3), move without a break (8.3), come back by the close-code table within the spread they were told
+(8.5), and drop nothing silently: what is double, missing or wrong is counted and told to `on_event`.
 """
 
 from shim.client.asyncio import AsyncClient
@@ -22,6 +22,8 @@ from shim.client.events import (
     Gap,
     Hole,
     Lost,
+    Moved,
+    MoveFailed,
     Moving,
     ProtocolError,
     ServerError,
@@ -43,6 +45,8 @@ __all__ = [
     "HandshakeRefused",
     "Hole",
     "Lost",
+    "MoveFailed",
+    "Moved",
     "Moving",
     "NotConnected",
     "ProtocolError",

@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed as WebSocketClosed
 from websockets.exceptions import WebSocketException
 
-from shim.client.base import BaseClient
+from shim.client.base import BaseClient, Way
 from shim.client.discovery import Address, is_complete
-from shim.client.effects import Drop, Effect, Probe, State, Tell, Transmit
+from shim.client.effects import Dial, Drop, Effect, Leave, Probe, Tell, Transmit
 from shim.client.errors import ClientError, ConnectionClosed, DiscoveryError, NotConnected
 from shim.client.frames import Received
 from shim.client.transport import SEND_TIMEOUT, end_of
@@ -22,8 +24,19 @@ from shim.core.protocol import Close
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
+class _Link:
+    """One connection, from the attempt to its end; `is_left`: nobody wants it to be made any more."""
+
+    number: int
+    task: asyncio.Task[Any] | None = None
+    is_left: bool = False
+    websocket: ClientConnection | None = None
+    pong: asyncio.Future[float] | None = None
+
+
 class AsyncClient(BaseClient):
-    """A realtime connection that stays: it finds its backend, resumes, and comes back by itself.
+    """A realtime connection that stays: it finds its backend, resumes, moves, and comes back by itself.
 
     ```python
     async with AsyncClient("http://127.0.0.1:8000/realtime/endpoint", facility="calls") as client:
@@ -32,18 +45,17 @@ class AsyncClient(BaseClient):
     ```
 
     A task of its own reads, answers pings and reconnects, also while no message is taken; when `buffer_messages` wait
-    it stops reading. It belongs to the event loop that opened it; tasks of that loop may share it, and each message
-    goes to one taker. Cancelling any of its methods loses no message. `on_event` is a plain function, run in the
-    client's task. A client is opened once.
+    it stops reading. While it moves there are two connections, each with a task. It belongs to the event loop that
+    opened it; tasks of that loop may share it, and each message goes to one taker. Cancelling any of its methods loses
+    no message. `on_event` is a plain function, run in the client's tasks. A client is opened once.
 
     Arguments: see `BaseClient`.
     """
 
     def _prepare(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
-        self._worker: asyncio.Task[None] | None = None
-        self._websocket: ClientConnection | None = None
-        self._pong: asyncio.Future[float] | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._links: dict[int, _Link] = {}
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -60,9 +72,9 @@ class AsyncClient(BaseClient):
             ClientError: why there will be none, or (`NotConnected`) none came in time; the client is closed then.
             RuntimeError: it was opened before.
         """
-        if self._worker is not None or self._over:
+        if self._tasks or self._over:
             raise RuntimeError("a client is opened once: make another one, with positions= of this one")
-        self._worker = asyncio.create_task(self._run(), name="shim-client")
+        self._spawn(self._run(self._attempt))
         try:
             await self._until(lambda: self._opening_is_over, self._open_timeout)
             self._check_opened()
@@ -72,23 +84,21 @@ class AsyncClient(BaseClient):
         return self
 
     async def close(self) -> None:
-        """End the connection with 1000 and all iteration, at once; then wait for the client's task. Idempotent."""
+        """End the connection with 1000 and all iteration, at once; then wait for the client's tasks. Idempotent."""
         self._closing = True
         self._session.closed()
         self._inbox.clear()
-        websocket = self._websocket
+        links = list(self._links.values())
+        tasks = [task for task in self._tasks if not task.done()]
         self._notify()
-        worker = self._worker
-        if worker is None or worker.done():
+        if not tasks:
             return
         try:
-            if websocket is not None:
-                await websocket.close(Close.NORMAL)
-            else:
-                worker.cancel()
-            await asyncio.wait([worker])
+            await asyncio.gather(*(self._hang_up(link) for link in links))
+            await asyncio.wait(tasks)
         finally:
-            worker.cancel()  # nothing, unless close itself was cancelled
+            for task in tasks:
+                task.cancel()  # nothing, unless close itself was cancelled
 
     def __aiter__(self) -> AsyncIterator[Received]:
         """Take messages until the client is closed, by `close` or by the server with 1000.
@@ -115,13 +125,13 @@ class AsyncClient(BaseClient):
         Raises:
             TimeoutError: none came. ConnectionClosed: no more will. ClientError: why the client has given up.
         """
-        if self._worker is not None:
+        if self._tasks:
             await self._until(lambda: len(self._inbox) > 0 or self._over, timeout)
         message = self._take()
         if message is not None:
             self._notify()  # there may be room again
             return message
-        if self._over or self._worker is None:
+        if self._over or not self._tasks:
             raise self._ended()
         raise TimeoutError(f"no message within {timeout:g} s")
 
@@ -142,11 +152,11 @@ class AsyncClient(BaseClient):
             SendRefused: the server did not take it. InvalidPayload, MessageTooLarge: it cannot be sent.
         """
         id, frame = self._outgoing(value, awaited=ack_timeout is not None)
-        websocket = self._websocket
+        link = self._links.get(self._session.link)
+        websocket = link.websocket if link is not None else None
         if websocket is None or not self.connected:
             raise NotConnected(f"not connected ({self.state}): nothing was sent")
-        if ack_timeout is not None:
-            self._session.acks.expect(id)
+        self._sending(id, awaited=ack_timeout is not None)
         try:
             await self._transmit(websocket, frame)
             if ack_timeout is not None:
@@ -168,7 +178,7 @@ class AsyncClient(BaseClient):
             raise TimeoutError(f"still {self!r} after {timeout:g} s; last failure: {self._session.failure}")
         return self
 
-    # Inside: the worker
+    # Inside: the tasks
 
     async def _until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
         try:
@@ -189,35 +199,77 @@ class AsyncClient(BaseClient):
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _run(self) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name="shim-client")
+        self._tasks = [task, *(each for each in self._tasks if not each.done())]
+        return task
+
+    async def _run(self, begin: Callable[[], Awaitable[bool]]) -> None:
+        """The life of a task that serves the present connection, or a new one that may become it."""
         try:
-            while await self._attempt():
+            while await begin():
                 await self._until(lambda: self._over, self._session.delay)
+                begin = self._attempt
+        except asyncio.CancelledError:
+            if not self._over:  # from outside, as at the end of asyncio.run
+                self._closing = True
+                self._session.closed()
+            raise
         except Exception as error:
             logger.exception("the client's task failed")
             self._session.broken(ClientError(f"a fault in the client: {type(error).__name__}: {error}"))
+            for link in self._links.values():
+                self._spawn(self._hang_up(link))
         finally:
-            if not self._over:  # cancelled from outside, as at the end of asyncio.run
-                self._closing = True
-                self._session.closed()
             self._notify()
 
     async def _attempt(self) -> bool:
-        """Whether there is to be another one."""
+        """Find the backend, and serve the connection to it; whether there is to be another one."""
         if self._over:
             return False
         await self._step(None, self._session.connecting)
+        link = self._new_link(self._session.link)
+        link.task = asyncio.current_task()
         try:
             if self._endpoint_address is not None:
                 await self._discover(self._endpoint_address)
-            websocket, url = await self._connect()
+            url = await self._connect(link, self._handshake(self._target, self._connect_timeout))
         except (OSError, WebSocketException, DiscoveryError) as error:
             failed = error
-            await self._step(None, lambda: self._failed(failed))
+            await self._step(link, lambda: self._failed(failed))
         else:
-            async with websocket:
-                await self._serve(websocket, url)
-        return not self._over
+            await self._serve(link, url)
+        return self._carries_on(link)
+
+    async def _move(self, link: _Link, dial: Dial) -> bool:
+        """Serve the new connection of a move (contract 8.3); whether it became the present one, and needs another."""
+        try:
+            url = await self._connect(link, self._way(dial))
+        except (OSError, WebSocketException, DiscoveryError) as error:
+            failed = error
+            await self._step(link, lambda: self._not_moved(dial, failed))
+        except asyncio.CancelledError:
+            if not link.is_left:
+                raise
+        else:
+            await self._serve(link, url)
+        return self._carries_on(link)
+
+    def _new_link(self, number: int) -> _Link:
+        link = self._links[number] = _Link(number)
+        return link
+
+    def _carries_on(self, link: _Link) -> bool:
+        del self._links[link.number]
+        return not self._over and link.number == self._session.link
+
+    async def _hang_up(self, link: _Link) -> None:
+        """Close a connection, or end the attempt at it."""
+        if link.websocket is not None:
+            await link.websocket.close(Close.NORMAL)
+        elif link.task is not None:
+            link.is_left = True
+            link.task.cancel()
 
     async def _discover(self, address: Address) -> None:
         data = b""
@@ -236,60 +288,72 @@ class AsyncClient(BaseClient):
                 writer.transport.abort()
         self._discovered(data, address)
 
-    async def _connect(self) -> tuple[ClientConnection, str]:
-        url, address, options = self._handshake()
+    async def _connect(self, link: _Link, way: Way) -> str:
+        url, address, options = way
         if address.tls and self._ssl_context is not None:
             options["ssl"] = self._ssl_context
-        return await connect(url, **options), url
+        link.websocket = await connect(url, **options)
+        return url
 
-    async def _serve(self, websocket: ClientConnection, url: str) -> None:
-        response = websocket.response
-        if self._closing:
-            return
-        self._websocket = websocket
-        self._pong = None
+    async def _serve(self, link: _Link, url: str) -> None:
+        websocket = link.websocket
+        if websocket is None:
+            raise AssertionError("it is connected")
+        code, reason, ours = int(Close.NORMAL), "", True
         try:
-            headers = response.headers if response is not None else None
-            drop = await self._step(websocket, lambda: self._greeted(url, headers, websocket.subprotocol))
-            while drop is None and self.state is not State.WAITING:
-                drop = await self._read(websocket)
-            if drop is None:
-                return
-            await websocket.close(drop.code, drop.reason)
-            code, reason, ours = drop.code, drop.reason, True
+            async with websocket:
+                drop = await self._talk(link, url, websocket)
+                if drop is not None:
+                    code, reason = drop.code, drop.reason
+                    await websocket.close(code, reason)
         except WebSocketClosed as error:
             code, reason, ours = end_of(error)
+        await self._step(link, lambda: self._session.lost(code, reason, self._clock(), ours=ours, link=link.number))
+
+    async def _talk(self, link: _Link, url: str, websocket: ClientConnection) -> Drop | None:
+        try:
+            headers = websocket.response.headers if websocket.response is not None else None
+            drop = await self._step(link, lambda: self._greeted(link.number, url, headers, websocket.subprotocol))
+            while drop is None and self._session.holds(link.number):
+                drop = await self._read(link, websocket)
         except asyncio.CancelledError:
             await websocket.close(Close.NORMAL)
             raise
-        finally:
-            self._websocket = None
-        await self._step(None, lambda: self._session.lost(code, reason, self._clock(), ours=ours))
+        return drop
 
-    async def _read(self, websocket: ClientConnection) -> Drop | None:
-        if self._inbox.full:
-            await self._until(lambda: not self._inbox.full or self._over, None)
+    async def _read(self, link: _Link, websocket: ClientConnection) -> Drop | None:
+        if not self._may_read(link.number):
+            await self._until(lambda: self._may_read(link.number), None)
         try:
-            async with asyncio.timeout(self._patience()):
+            async with asyncio.timeout(self._patience(link.number)):
                 data = await websocket.recv()
         except TimeoutError:
-            pong = self._pong
+            pong = link.pong
             answered = pong is not None and pong.done() and not pong.cancelled() and pong.exception() is None
-            return await self._step(websocket, lambda: self._session.tick(self._clock(), answered=answered))
-        return await self._step(websocket, lambda: self._heard(data))
+            return await self._step(
+                link, lambda: self._session.tick(self._clock(), answered=answered, link=link.number)
+            )
+        return await self._step(link, lambda: self._heard(link.number, data))
 
-    async def _step(self, websocket: ClientConnection | None, step: Callable[[], Iterable[Effect]]) -> Drop | None:
+    async def _step(self, link: _Link | None, step: Callable[[], Iterable[Effect]]) -> Drop | None:
         """One move of the state machine, and what follows from it; a `Drop` is for the caller."""
         effects = self._keep(step())
         self._notify()
         for effect in effects:
+            if isinstance(effect, Tell):  # before anything that another task could come between
+                self._tell(effect.event)
+        websocket = link.websocket if link is not None else None
+        for effect in effects:
             match effect:
-                case Tell(event):
-                    self._tell(event)
                 case Transmit(text) if websocket is not None:
                     await self._transmit(websocket, text)
-                case Probe() if websocket is not None:
-                    self._pong = asyncio.ensure_future(await websocket.ping())
+                case Probe() if websocket is not None and link is not None:
+                    link.pong = asyncio.ensure_future(await websocket.ping())
+                case Dial(number) if not self._over:
+                    dialled = self._new_link(number)
+                    dialled.task = self._spawn(self._run(partial(self._move, dialled, effect)))
+                case Leave(number) if number in self._links:
+                    self._spawn(self._hang_up(self._links[number]))
                 case Drop():
                     return effect
         return None

@@ -22,19 +22,22 @@ from shim.client.discovery import (
     request_for,
     with_params,
 )
-from shim.client.effects import Counters, Deliver, Effect, Settle, State
-from shim.client.errors import ClientError, ConnectionClosed, NotConnected, SendRefused
+from shim.client.effects import Counters, Deliver, Dial, Effect, Settle, State
+from shim.client.errors import ClientError, ConnectionClosed, DiscoveryError, NotConnected, SendRefused
 from shim.client.events import Event, Lost
 from shim.client.frames import Ack, Received, Refusal, send_frame
 from shim.client.inbox import MAX_BYTES, MAX_MESSAGES, Inbox
 from shim.client.protocol import Session
-from shim.client.transport import CLOSE_TIMEOUT, MAX_QUEUED_FRAMES, failure_of
+from shim.client.transport import CLOSE_TIMEOUT, MAX_QUEUED_FRAMES, Failure, failure_of
 from shim.core.errors import shown
 from shim.core.message import Kind, Message
 from shim.core.protocol import SUBPROTOCOL, Close
 from shim.core.wire import Position
 
 MAX_FRAME_BYTES: Final = 8 * 1_048_576  # 1 MiB of payload (contract 4.2) as base64 or with JSON escapes, and room
+
+type Way = tuple[str, Address, dict[str, Any]]
+"""A URL, where it leads, and the options of `websockets`."""
 
 logger = logging.getLogger(__name__)
 _random: Final = SystemRandom().random
@@ -45,16 +48,17 @@ class BaseClient:
 
     Args:
         endpoint: URL of the discovery endpoint, `http(s)://…/endpoint`. facility: the facility to connect to.
-        url: a fixed `ws(s)://…` URL instead of discovery.
+        url: a fixed `ws(s)://…` URL instead of discovery. A move leads away from it all the same (contract 8.3); when
+            that connection is lost, the client comes back to the fixed URL.
         protocol: `"v1"` (positions, resume, acks) or `"raw"` (bare payloads, what ws4redis clients speak).
         cookies: sent with every request, `{"sessionid": …}`; what the server sets is added. headers: likewise.
         params: added to the WebSocket URL, as `("subscribe-user", "echo")` (contract 1.3, 6.5).
         positions: where to continue, as `positions` of an earlier client (contract 5.3).
         connect_timeout: seconds for each step of one attempt: discovery, the handshake, `ready`.
         open_timeout: seconds for which opening waits for the first connection; 0 does not wait for it.
-        on_event: called with each event (`shim.client.events`), in order, by the client's own thread or task, which
-            waits for it; it must not block. Events can run ahead of messages that were not taken yet. What it
-            raises is logged.
+        on_event: called with each event (`shim.client.events`), in order, one at a time, by a thread or task of the
+            client's own, which waits for it; it must not block. Events can run ahead of messages that were not taken
+            yet. What it raises is logged.
         ssl_context: for https and wss; None is `ssl.create_default_context()`.
         max_frame_bytes: the longest frame taken or sent; a longer one ends the client with 1009.
         buffer_messages, buffer_bytes: messages that may wait to be taken; then the socket is not read.
@@ -214,13 +218,27 @@ class BaseClient:
         self._session.found(endpoint.backend, endpoint.reconnect)
         self._target = endpoint.url
 
-    def _handshake(self) -> tuple[str, Address, dict[str, Any]]:
-        url = with_params(self._target, self._params)
+    def _way(self, dial: Dial) -> Way:
+        """Where a move leads, and how long it may take.
+
+        Raises:
+            DiscoveryError: it leads nowhere. TimeoutError: there is no time left.
+        """
+        address = Address.of(dial.url, WEBSOCKET)
+        if not address.tls and self._session.url.startswith("wss:"):
+            raise DiscoveryError("a move from wss has to lead to wss, or cookies would travel in clear", url=dial.url)
+        left = dial.deadline - self._clock()
+        if left <= 0:
+            raise TimeoutError("no time is left")
+        return self._handshake(dial.url, min(left, self._connect_timeout))
+
+    def _handshake(self, target: str, seconds: float) -> Way:
+        url = with_params(target, self._params)
         options: dict[str, Any] = {
             "additional_headers": self._request_headers(),
             "subprotocols": [Subprotocol(SUBPROTOCOL)] if self._v1 else None,
             "compression": None,  # costs a server some 300 KiB a connection, and it is off there
-            "open_timeout": self._connect_timeout,
+            "open_timeout": seconds,
             "close_timeout": CLOSE_TIMEOUT,
             "ping_interval": None,  # the session watches, with one ping only where it is needed
             "max_size": self._max_frame_bytes,
@@ -229,28 +247,37 @@ class BaseClient:
         }
         return url, Address.of(url, WEBSOCKET), options
 
-    def _greeted(self, url: str, headers: Headers | None, subprotocol: str | None) -> list[Effect]:
+    def _greeted(self, link: int, url: str, headers: Headers | None, subprotocol: str | None) -> list[Effect]:
         """The handshake is done, with these headers in the answer."""
         self._learn(headers)
         if self._v1 and subprotocol != SUBPROTOCOL:
-            return self._session.failed(f"{url} does not speak {SUBPROTOCOL}: is it a realtime shim URL?")
-        return self._session.opened(self._clock(), url)
+            reason = f"{url} does not speak {SUBPROTOCOL}: is it a realtime shim URL?"
+            if link != self._session.link:
+                return self._session.not_moved(link, reason)
+            return self._session.failed(reason)
+        return self._session.opened(self._clock(), url, link)
 
     def _learn(self, headers: Headers | None) -> None:
         self.cookies.learn(headers.get_all("Set-Cookie") if headers is not None else ())
 
     def _failed(self, error: Exception) -> list[Effect]:
-        response = getattr(error, "response", None)
-        if response is not None:
-            self._learn(response.headers)
-        failure = failure_of(error, self._target, ever_open=self._session.ever_open)
+        failure = self._why(error, self._target)
         return self._session.failed(
             failure.reason, status=failure.status, retry_after=failure.retry_after, error=failure.error
         )
 
-    def _heard(self, data: str | bytes) -> list[Effect]:
+    def _not_moved(self, dial: Dial, error: Exception) -> list[Effect]:
+        return self._session.not_moved(dial.link, self._why(error, dial.url).reason)
+
+    def _why(self, error: Exception, target: str) -> Failure:
+        response = getattr(error, "response", None)
+        if response is not None:
+            self._learn(response.headers)
+        return failure_of(error, target, ever_open=self._session.ever_open)
+
+    def _heard(self, link: int, data: str | bytes) -> list[Effect]:
         """Something has come: keep the messages, return what is left to do."""
-        return self._keep(self._session.received(data, self._clock()), len(data))
+        return self._keep(self._session.received(data, self._clock(), link), len(data))
 
     def _keep(self, effects: Iterable[Effect], size: int = 0) -> list[Effect]:
         rest: list[Effect] = []
@@ -261,8 +288,12 @@ class BaseClient:
                 self._inbox.put(effect, size)
         return rest
 
-    def _patience(self) -> float | None:
-        deadline = self._session.deadline
+    def _may_read(self, link: int) -> bool:
+        """Whether there is room for a message; a connection beside the present one has other things to say as well."""
+        return not self._inbox.full or self._over or link != self._session.link
+
+    def _patience(self, link: int) -> float | None:
+        deadline = self._session.due(link)
         return None if deadline is None else max(deadline - self._clock(), 0.0)
 
     def _tell(self, event: Event) -> None:
@@ -281,6 +312,14 @@ class BaseClient:
             return self._last_id, send_frame(self._last_id, message, self._max_frame_bytes)
         body = message.body(self._max_frame_bytes)
         return self._last_id, body if message.kind is Kind.BINARY else body.decode()
+
+    def _sending(self, id: int, *, awaited: bool) -> None:
+        """A message goes out on the present connection."""
+        link = self._session.link
+        if self._v1:
+            self._session.acks.sent(link)
+        if awaited:
+            self._session.acks.expect(id, link)
 
     def _check_outcome(self, id: int, seconds: float) -> None:
         match self._session.acks.outcome(id):

@@ -25,13 +25,16 @@ class State(StrEnum):
 class Counters:
     """What has happened since the client was made; in a right system the last three stay 0.
 
-    `gaps` counts what the server could not complete and said; it is 0 as long as history reaches back.
+    `gaps` counts what the server could not complete and said; it is 0 as long as history reaches back. `connects`
+    counts every `ready`, so those of moves too; `losses` only connections whose end left the client without one.
     """
 
     received: int = 0
     connects: int = 0
     losses: int = 0
     moves_told: int = 0
+    moved: int = 0
+    moves_failed: int = 0
     gaps: int = 0
     duplicates_dropped: int = 0
     holes: int = 0
@@ -54,7 +57,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Transmit:
-    """Send a text frame."""
+    """Send a text frame on the connection that this is about."""
 
     text: str
 
@@ -79,4 +82,24 @@ class Drop:
     reason: str
 
 
-type Effect = Deliver | Settle | Transmit | Tell | Probe | Drop
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Open another connection, beside the present one; say `opened`, or `not_moved`, with this link.
+
+    Attributes:
+        link: its number. url: where. deadline: when to have given up, by the clock of the calls.
+    """
+
+    link: int
+    url: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Close this link with 1000, without waiting for it; say `lost` when it is gone, as always."""
+
+    link: int
+
+
+type Effect = Deliver | Settle | Transmit | Tell | Probe | Drop | Dial | Leave

@@ -48,11 +48,39 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """The server wants this connection on another backend within so many seconds (contract 8.3)."""
+    """The server wants this connection on another backend within so many seconds (contract 8.3).
+
+    `Moved` or `MoveFailed` follows, unless the client is closed first.
+    """
 
     backend: str
     url: str
     within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The connection to the other backend carries the messages from here on; the old one is being left.
+
+    The client was connected all the time: there is neither `Lost` nor `Connected`. Attributes as of `Connected`.
+    """
+
+    backend: str
+    url: str
+    connection: str
+    topics: Mapping[str, Position]
+    recovered: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFailed:
+    """The client stays where it is: the other address is dead, refuses or is slow, or this connection ended first.
+
+    The server closes the connection with 1012 when the time it gave is over; the client then comes back by discovery.
+    """
+
+    backend: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +125,4 @@ class ProtocolError:
     excerpt: str
 
 
-type Event = Connecting | Connected | Lost | Moving | Gap | Hole | ServerError | ProtocolError
+type Event = Connecting | Connected | Lost | Moving | Moved | MoveFailed | Gap | Hole | ServerError | ProtocolError

@@ -11,28 +11,26 @@
   GREETING, OPEN ── a violation, a silence ──► DROPPING ── lost ──► WAITING
 ```
 
-Inputs are methods, outputs are effects, to be carried out in order. What the application gets is decided here:
+Inputs are methods, outputs are effects, to be carried out in order. What the application gets is decided by
+`shim.client.topics`; where the server contradicts itself nobody could say what is missing and what is double, so the
+connection is dropped, and `hello` asks again from the last position that was certain.
 
-* a topic's known position is that of the last message handed on, or one that the server told (`ready`, `gap`);
-* a message at or below it is a duplicate and is dropped; one that leaves seqs out is handed on and counted as a hole;
-* an epoch changes only by `ready` or `gap`, and only `ready` can make a topic go back: anything else is a violation,
-  because after it nobody could say what is missing and what is double. The connection is dropped, and `hello` asks
-  again from the last position that was certain.
+While the client moves there are two connections (contract 8.3, `shim.client.moves`), never more. Each has a number,
+its link: the inputs that are about one say which; without it they are about the present one. The diagram is about the
+present one too: it is OPEN all through a move, and at `ready` the new one takes the old one's place.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from shim.client.acks import Acks
-from shim.client.effects import Counters, Deliver, Drop, Effect, Probe, Settle, State, Tell, Transmit
+from shim.client.effects import Counters, Drop, Effect, Probe, Settle, State, Tell, Transmit
 from shim.client.errors import ClientError, ConnectionClosed
 from shim.client.events import (
     Connected,
     Connecting,
-    Gap,
-    Hole,
     Lost,
-    Moving,
+    Moved,
     ProtocolError,
     ServerError,
 )
@@ -50,7 +48,9 @@ from shim.client.frames import (
     hello_frame,
     parse,
 )
+from shim.client.moves import Crossing, Moves, cut
 from shim.client.reconnect import Pace, Verdict, verdict_of_close, verdict_of_status
+from shim.client.topics import Topics, Violated
 from shim.core.errors import shown
 from shim.core.message import Message
 from shim.core.pacing import backoff
@@ -61,21 +61,19 @@ HEARTBEAT: Final = 25.0  # seconds between the server's pings, until told (contr
 ANSWER: Final = 8.0  # seconds a server waits for an answer; we are as patient (contract 7.1)
 MARGIN: Final = 5.0  # seconds for the answer to a ping of ours, when the server has been silent
 LIVED: Final = 10.0  # seconds open after which a connection counts as having worked
-MAX_LEFT_EPOCHS: Final = 256
 
 
 class Session:
-    """One client over all of its connections, of which there is never more than one.
+    """One client over all of its connections.
 
     Not thread-safe: the shell serialises the calls. Times are seconds of a monotonic clock.
 
     Attributes:
-        state: see the diagram. backend, url, connection: of the present or the last connection.
-        positions: known position of each topic; what the next `hello` resumes after (contract 5.3).
+        state: see the diagram. link, backend, url, connection: of the present or the last connection.
         delay: while WAITING, seconds until the next attempt. error: when CLOSED, why; None after `closed`.
         failure: the last failed attempt as a sentence. ever_open: some connection has been OPEN.
         counters: what has happened. acks: what has become of messages that were sent.
-        deadline: when `tick` has to be called at the latest; None while nothing can be late.
+        deadline: when the present connection has to be looked at; None while nothing can be late.
     """
 
     def __init__(
@@ -87,10 +85,10 @@ class Session:
         ready_timeout: float = 10.0,
     ) -> None:
         self.state = State.IDLE
+        self.link = 0
         self.backend: str | None = None
         self.url = ""
         self.connection: str | None = None
-        self.positions = dict(positions or {})
         self.pace = Pace()
         self.delay = 0.0
         self.deadline: float | None = None
@@ -106,8 +104,26 @@ class Session:
         self._opened_at: float | None = None
         self._heartbeat = HEARTBEAT
         self._probing = False
-        self._topics: frozenset[str] = frozenset()
-        self._left: dict[tuple[str, str], None] = {}  # epochs that a topic has left, oldest first
+        self._topics = Topics(positions or {}, self.counters)
+        self._links = 0
+        self._moves = Moves(self._topics, self.acks, self.counters, new_link=self._new_link, switch=self._switch)
+
+    @property
+    def positions(self) -> dict[str, Position]:
+        """Known position of each topic; what the next `hello` resumes after (contract 5.3)."""
+        return self._topics.positions
+
+    def holds(self, link: int) -> bool:
+        """Whether a connection that was made is still wanted."""
+        if link == self.link:
+            return self.state in (State.GREETING, State.OPEN, State.DROPPING)
+        return self._moves.holds(link)
+
+    def due(self, link: int) -> float | None:
+        """When `tick` has to be called for a connection at the latest; None while nothing of it can be late."""
+        if link != self.link:
+            return self._moves.due(link)
+        return min((due for due in (self.deadline, self._moves.leaves_at) if due is not None), default=None)
 
     # Connecting
 
@@ -116,6 +132,7 @@ class Session:
         if self.state is State.CLOSED:
             return []
         self.state = State.CONNECTING
+        self.link = self._new_link()
         self._opened_at = None
         return [Tell(Connecting(self._attempt))]
 
@@ -124,8 +141,10 @@ class Session:
         self.backend = backend
         self.pace = self.pace.told(reconnect)
 
-    def opened(self, now: float, url: str) -> list[Effect]:
+    def opened(self, now: float, url: str, link: int | None = None) -> list[Effect]:
         """The handshake is done."""
+        if link is not None and link != self.link:
+            return self._moves.opened(link, url, now)
         if self.state is State.CLOSED:
             return []
         self.url = url
@@ -163,32 +182,46 @@ class Session:
         delay = self._backoff() + (retry_after or 0.0)
         return self._wait(delay, Lost(None, reason, delay, status))
 
+    def not_moved(self, link: int, reason: str) -> list[Effect]:
+        """The connection of a `Dial` could not be made."""
+        return self._moves.not_opened(link, reason)
+
     # Coming in
 
-    def received(self, data: str | bytes, now: float) -> list[Effect]:
+    def received(self, data: str | bytes, now: float, link: int | None = None) -> list[Effect]:
         """A whole message came from the server."""
+        if link is not None and link != self.link:
+            return self._moves.received(data, link, now)
         if self.state not in (State.GREETING, State.OPEN):
             return []
         if not self._v1:
             self._heard(now)
-            return self._deliver(Received(None, None, Message.of(data)))
+            return self._topics.direct(Received(None, None, Message.of(data)))
         try:
             frame = parse(data)
         except FrameError as error:
             return self._violation(str(error), data)
         if self.state is State.OPEN:
             self._heard(now)
-        return self._frame(frame, data, now)
+        try:
+            return self._frame(frame, data, now)
+        except Violated as violated:
+            return self._violation(str(violated), data)
 
-    def tick(self, now: float, *, answered: bool) -> list[Effect]:
+    def tick(self, now: float, *, answered: bool, link: int | None = None) -> list[Effect]:
         """The deadline has come, or something else woke the shell.
 
         Args:
             now: seconds of the clock.
             answered: the ping of the last `Probe` has been answered.
+            link: whose deadline.
         """
+        if link is not None and link != self.link:
+            return self._moves.late(link, now)
         if self._probing and answered:
             self._heard(now)
+        if self._moves.leaves_at is not None and now >= self._moves.leaves_at:
+            return self._moves.leave()
         if self.deadline is None or now < self.deadline:
             return []
         if self.state is State.GREETING:
@@ -202,7 +235,7 @@ class Session:
 
     # Ending
 
-    def lost(self, code: int, reason: str, now: float, *, ours: bool = False) -> list[Effect]:
+    def lost(self, code: int, reason: str, now: float, *, ours: bool = False, link: int | None = None) -> list[Effect]:
         """The connection is gone.
 
         Args:
@@ -211,15 +244,18 @@ class Session:
             now: seconds of the clock.
             ours: we ended it, because of something the server did: then only a message that is too big for us, which
                 resuming would bring again, is a reason to stay away.
+            link: which connection.
         """
-        if self.state is State.CLOSED:
+        if link is not None and link != self.link:
+            return self._moves.lost(link, code, reason, now, is_open=self.state is State.OPEN)
+        if self.state in (State.CLOSED, State.WAITING):
             return []
         self.failure = f"closed with {code} {shown(reason)}"
         lived = self._opened_at is not None and now - self._opened_at >= LIVED
         if lived:
             self._attempt = 0
         verdict = verdict_of_close(code)
-        effects: list[Effect] = []
+        effects = self._moves.alone(code, reason)
         if ours:
             if self.state is not State.DROPPING:
                 self.counters.protocol_errors += 1
@@ -255,24 +291,23 @@ class Session:
             case Ping():
                 return [Transmit(PONG_FRAME)]
             case Refusal(id, code, reason):
-                self.acks.resolve(id, frame)
+                self.acks.resolve(id, frame, self.link)
                 return [Tell(ServerError(id, code, reason))]
             case Ready() if self.state is State.GREETING:
                 return self._ready(frame, now)
             case _ if self.state is State.GREETING:
                 return self._violation('the first frame is "ready" (contract 2.1)', data)
+            case Received(str(), None) if self._moves.has_asked:
+                return []  # it is not kept, so it cannot be told from its copy on the new connection: at most once
             case Received():
-                return self._message(frame, data)
+                return self._topics.message(frame)
             case Ack(id):
-                self.acks.resolve(id, frame)
+                self.acks.resolve(id, frame, self.link)
                 return []
             case Skip():
-                return self._skip(frame, data)
-            case Move(backend, url, within):
-                # The place of make-before-break (contract 8.3): a second connection would be opened and resumed from
-                # here, and this one left only then. Until that is so, the server's 1012 at the window's end moves us.
-                self.counters.moves_told += 1
-                return [Tell(Moving(backend, url, within))]
+                return self._topics.skip(frame)
+            case Move():
+                return self._moves.told(frame, now)
             case Ready():
                 return self._violation('a second "ready"', data)
 
@@ -285,71 +320,28 @@ class Session:
         return [Tell(Connected(self.backend, self.url, self.connection, topics, recovered))]
 
     def _ready(self, ready: Ready, now: float) -> list[Effect]:
+        told, gaps = self._begin(ready, self.positions)
+        return [Settle(dict(self.positions)), *self._open(now, told, ready.recovered), *gaps]
+
+    def _begin(self, ready: Ready, asked: Mapping[str, Position]) -> tuple[dict[str, Position], list[Effect]]:
         self.backend = ready.backend
         self.connection = ready.connection
         self.pace = self.pace.told(ready.reconnect)
         if ready.heartbeat:
             self._heartbeat = min(max(ready.heartbeat, 0.05), 600.0)
-        self._topics = frozenset(ready.topics)
-        known: dict[str, Position] = {}  # a topic that is not told is not ours any more: its position goes
-        gaps: list[Effect] = []
-        told = {topic: position for topic, position in ready.topics.items() if position is not None}
-        for topic, position in told.items():
-            mine = self.positions.get(topic)
-            if mine is not None and _continues(mine, position) and ready.recovered.get(topic) is True:
-                known[topic] = mine  # the missing messages follow: contract 5.3
-                continue
-            known[topic] = position
-            self._leave(topic, mine, position)
-            if mine is not None:
-                self.counters.gaps += 1
-                gaps.append(Tell(Gap(topic, position, mine)))
-        self.positions = known
-        return [Settle(dict(known)), *self._open(now, told, ready.recovered), *gaps]
+        return self._topics.ready(ready, asked)
 
-    def _message(self, received: Received, data: str | bytes) -> list[Effect]:
-        topic, position = received.topic, received.position
-        if topic is not None and topic not in self._topics:
-            return self._violation(f"a message of {shown(topic)}, which ready did not name (contract 3.3)", data)
-        if topic is None or position is None:
-            return self._deliver(received)
-        known = self.positions.get(topic)
-        hole: list[Effect] = []
-        if known is not None:
-            if position.epoch != known.epoch:
-                return self._violation(f"a new epoch without gap; known is {known} (contract 7.4)", data)
-            if position.seq <= known.seq:
-                self.counters.duplicates_dropped += 1
-                return []
-            if position.seq > known.seq + 1:
-                self.counters.holes += 1
-                hole = [Tell(Hole(topic, position, known))]
-        self.positions[topic] = position
-        return hole + self._deliver(received)
-
-    def _skip(self, skip: Skip, data: str | bytes) -> list[Effect]:
-        topic, position = skip.topic, skip.position
-        known = self.positions.get(topic)
-        if topic not in self._topics:
-            return self._violation(f"a gap of {shown(topic)}, which ready did not name", data)
-        if (topic, position.epoch) in self._left or (known and _behind(position, known)):
-            return self._violation(f"a gap that goes back; known is {known}", data)
-        self._leave(topic, known, position)
-        self.positions[topic] = position
-        self.counters.gaps += 1
-        return [Settle(dict(self.positions)), Tell(Gap(topic, position, known))]
-
-    def _leave(self, topic: str, known: Position | None, position: Position) -> None:
-        """Remember an epoch that is over, so that no stray `gap` leads back into it."""
-        self._left.pop((topic, position.epoch), None)
-        if known is not None and known.epoch != position.epoch:
-            self._left[topic, known.epoch] = None
-            if len(self._left) > MAX_LEFT_EPOCHS:
-                del self._left[next(iter(self._left))]
-
-    def _deliver(self, received: Received) -> list[Effect]:
-        self.counters.received += 1
-        return [Deliver(received)]
+    def _switch(self, crossing: Crossing, ready: Ready, now: float) -> tuple[int, list[Effect]]:
+        before, self.link = self.link, crossing.link
+        self.url = crossing.url
+        self._heartbeat = HEARTBEAT
+        told, gaps = self._begin(ready, crossing.asked)
+        self._opened_at = now
+        self._heard(now)
+        self.counters.connects += 1
+        self.counters.moved += 1
+        moved = Moved(ready.backend, self.url, ready.connection, told, ready.recovered)
+        return before, [Settle(dict(self.positions)), Tell(moved), *gaps]
 
     def _violation(self, reason: str, data: str | bytes) -> list[Effect]:
         self.counters.protocol_errors += 1
@@ -358,11 +350,15 @@ class Session:
     def _drop(self, code: int, reason: str) -> list[Effect]:
         self.state = State.DROPPING
         self.deadline = None
-        return [Drop(code, reason.encode()[:120].decode(errors="ignore"))]  # RFC 6455, section 5.5: 123 bytes
+        return [*self._moves.alone(code, reason), Drop(code, cut(reason))]
 
     def _heard(self, now: float) -> None:
         self._probing = False
         self.deadline = now + self._heartbeat + ANSWER
+
+    def _new_link(self) -> int:
+        self._links += 1
+        return self._links
 
     def _backoff(self) -> float:
         delay = backoff(self._attempt, base=self.pace.base, cap=self.pace.cap, random=self._random)
@@ -384,13 +380,6 @@ class Session:
             self.counters.losses += 1
         self.state = state
         self.deadline = None
-        self.acks.lose(lost)
-
-
-def _continues(mine: Position, told: Position) -> bool:
-    """Whether a topic that stands at `told` can have brought everything after `mine`."""
-    return told.epoch == mine.epoch and told.seq >= mine.seq
-
-
-def _behind(told: Position, known: Position) -> bool:
-    return told.epoch == known.epoch and told.seq < known.seq
+        if state is State.CLOSED:
+            self._moves.forget()
+        self.acks.lose(lost, None if state is State.CLOSED else self.link)

@@ -3,7 +3,10 @@
 import logging
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -11,10 +14,11 @@ from websockets.exceptions import ConnectionClosed as WebSocketClosed
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from shim.client.base import BaseClient
+from shim.client.base import BaseClient, Way
 from shim.client.discovery import Address, is_complete
-from shim.client.effects import Drop, Effect, Probe, State, Tell, Transmit
+from shim.client.effects import Dial, Drop, Effect, Leave, Probe, Tell, Transmit
 from shim.client.errors import ClientError, ConnectionClosed, DiscoveryError, NotConnected
+from shim.client.events import Event
 from shim.client.frames import Received
 from shim.client.transport import Line, end_of
 from shim.core.protocol import Close
@@ -22,8 +26,18 @@ from shim.core.protocol import Close
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
+class _Link:
+    """One connection, from the attempt to its end."""
+
+    number: int
+    line: Line = field(default_factory=Line)
+    websocket: ClientConnection | None = None
+    pong: threading.Event | None = None
+
+
 class Client(BaseClient):
-    """A realtime connection that stays: it finds its backend, resumes, and comes back by itself.
+    """A realtime connection that stays: it finds its backend, resumes, moves, and comes back by itself.
 
     ```python
     with Client("http://127.0.0.1:8000/realtime/endpoint", facility="calls", cookies={"sessionid": …}) as client:
@@ -32,18 +46,19 @@ class Client(BaseClient):
     ```
 
     A thread of its own reads, answers pings and reconnects, also while no message is taken; when `buffer_messages` wait
-    it stops reading. All methods can be called from any thread; each message goes to one taker. `on_event` runs in the
-    client's thread, so it must not wait there for a message or an ack. A client is opened once.
+    it stops reading. While it moves there are two connections, each with a thread. All methods can be called from any
+    thread; each message goes to one taker. `on_event` runs in the client's threads, one call at a time, so it must not
+    wait there for a message or an ack. A client is opened once.
 
     Arguments: see `BaseClient`.
     """
 
     def _prepare(self) -> None:
         self._changed = threading.Condition()
-        self._worker: threading.Thread | None = None
-        self._websocket: ClientConnection | None = None
-        self._line = Line()
-        self._pong: threading.Event | None = None
+        self._threads: list[threading.Thread] = []
+        self._links: dict[int, _Link] = {}
+        self._news: deque[Event] = deque()
+        self._telling = threading.Lock()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -61,10 +76,9 @@ class Client(BaseClient):
             RuntimeError: it was opened before.
         """
         with self._changed:
-            if self._worker is not None or self._over:
+            if self._threads or self._over:
                 raise RuntimeError("a client is opened once: make another one, with positions= of this one")
-            self._worker = threading.Thread(target=self._run, name="shim-client", daemon=True)
-            self._worker.start()
+            self._spawn(partial(self._run, self._attempt))
         try:
             self._until(lambda: self._opening_is_over, self._open_timeout)
             self._check_opened()
@@ -74,18 +88,19 @@ class Client(BaseClient):
         return self
 
     def close(self) -> None:
-        """End the connection with 1000 and all iteration, at once; then wait for the client's thread. Idempotent."""
+        """End the connection with 1000 and all iteration, at once; then wait for the client's threads. Idempotent."""
         with self._changed:
             self._closing = True
             self._session.closed()
             self._inbox.clear()
-            websocket = self._websocket
+            links = list(self._links.values())
+            threads = list(self._threads)
             self._changed.notify_all()
-        self._line.cut()
-        if websocket is not None:
-            websocket.close(Close.NORMAL)
-        if self._worker is not None and self._worker is not threading.current_thread():
-            self._worker.join()
+        for link in links:
+            self._hang_up(link)
+        if threading.current_thread() not in threads:
+            for thread in threads:
+                thread.join()
 
     def __iter__(self) -> Iterator[Received]:
         """Take messages until the client is closed, by `close` or by the server with 1000.
@@ -113,13 +128,13 @@ class Client(BaseClient):
             TimeoutError: none came. ConnectionClosed: no more will. ClientError: why the client has given up.
         """
         with self._changed:
-            if self._worker is not None:
+            if self._threads:
                 self._changed.wait_for(lambda: len(self._inbox) > 0 or self._over, timeout)
             message = self._take()
             if message is not None:
                 self._changed.notify_all()  # there may be room again
                 return message
-            if self._over or self._worker is None:
+            if self._over or not self._threads:
                 raise self._ended()
         raise TimeoutError(f"no message within {timeout:g} s")
 
@@ -141,11 +156,11 @@ class Client(BaseClient):
         """
         with self._changed:
             id, frame = self._outgoing(value, awaited=ack_timeout is not None)
-            websocket = self._websocket
+            link = self._links.get(self._session.link)
+            websocket = link.websocket if link is not None else None
             if websocket is None or not self.connected:
                 raise NotConnected(f"not connected ({self.state}): nothing was sent")
-            if ack_timeout is not None:
-                self._session.acks.expect(id)
+            self._sending(id, awaited=ack_timeout is not None)
         try:
             websocket.send(frame)
             if ack_timeout is not None:
@@ -168,46 +183,87 @@ class Client(BaseClient):
             raise TimeoutError(f"still {self!r} after {timeout:g} s; last failure: {self._session.failure}")
         return self
 
-    # Inside: the worker
+    # Inside: the threads
 
     def _until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         with self._changed:
             return self._changed.wait_for(condition, timeout)
 
-    def _run(self) -> None:
+    def _spawn(self, work: Callable[[], object]) -> None:
+        with self._changed:
+            if self._closing:
+                return
+            thread = threading.Thread(target=work, name="shim-client", daemon=True)
+            self._threads = [thread, *(each for each in self._threads if each.is_alive())]
+            thread.start()
+
+    def _run(self, begin: Callable[[], bool]) -> None:
+        """The life of a thread that serves the present connection, or a new one that may become it."""
         try:
-            while self._attempt():
+            while begin():
                 self._until(lambda: self._over, self._session.delay)
+                begin = self._attempt
         except Exception as error:
             logger.exception("the client's thread failed")
             with self._changed:
                 self._session.broken(ClientError(f"a fault in the client: {type(error).__name__}: {error}"))
+                links = list(self._links.values())
+            for link in links:
+                self._hang_up(link)
         finally:
-            self._line.close()
             with self._changed:
                 self._changed.notify_all()
 
     def _attempt(self) -> bool:
-        """Whether there is to be another one."""
+        """Find the backend, and serve the connection to it; whether there is to be another one."""
         if self._over:
             return False
         self._step(None, self._session.connecting)
+        link = self._new_link(self._session.link)
         try:
             if self._endpoint_address is not None:
-                self._discover(self._endpoint_address)
-            websocket, url = self._connect()
+                self._discover(link, self._endpoint_address)
+            url = self._connect(link, self._handshake(self._target, self._connect_timeout))
         except (OSError, WebSocketException, DiscoveryError) as error:
             failed = error
-            self._step(None, lambda: self._failed(failed))
+            self._step(link, lambda: self._failed(failed))
         else:
-            self._line.close()
-            with websocket:
-                self._serve(websocket, url)
-        return not self._over
+            self._serve(link, url)
+        return self._carries_on(link)
 
-    def _discover(self, address: Address) -> None:
+    def _move(self, link: _Link, dial: Dial) -> bool:
+        """Serve the new connection of a move (contract 8.3); whether it became the present one, and needs another."""
+        try:
+            url = self._connect(link, self._way(dial))
+        except (OSError, WebSocketException, DiscoveryError) as error:
+            failed = error
+            self._step(link, lambda: self._not_moved(dial, failed))
+        else:
+            self._serve(link, url)
+        return self._carries_on(link)
+
+    def _new_link(self, number: int) -> _Link:
+        with self._changed:
+            link = self._links[number] = _Link(number)
+            if self._closing:
+                link.line.cut()
+        return link
+
+    def _carries_on(self, link: _Link) -> bool:
+        link.line.close()
+        with self._changed:
+            del self._links[link.number]
+            return not self._over and link.number == self._session.link
+
+    def _hang_up(self, link: _Link) -> None:
+        """Close a connection, or end the attempt at it."""
+        link.line.cut()
+        if link.websocket is not None:
+            link.websocket.close(Close.NORMAL)
+
+    def _discover(self, link: _Link, address: Address) -> None:
         deadline = self._clock() + self._connect_timeout
-        connection = self._line.dial(address.host, address.port, self._connect_timeout)
+        connection = link.line.dial(address.host, address.port, self._connect_timeout)
         try:
             if address.tls:
                 context = self._ssl_context or ssl.create_default_context()
@@ -225,58 +281,77 @@ class Client(BaseClient):
         with self._changed:
             self._discovered(data, address)
 
-    def _connect(self) -> tuple[ClientConnection, str]:
-        url, address, options = self._handshake()
-        sock = self._line.dial(address.host, address.port, self._connect_timeout)
+    def _connect(self, link: _Link, way: Way) -> str:
+        url, address, options = way
+        sock = link.line.dial(address.host, address.port, options["open_timeout"])
         sock.settimeout(None)  # `websockets` keeps its own time-outs from here on
         context = self._ssl_context if address.tls else None
-        return connect(url, sock=sock, ssl=context, **options), url
+        link.websocket = connect(url, sock=sock, ssl=context, **options)
+        link.line.close()
+        return url
 
-    def _serve(self, websocket: ClientConnection, url: str) -> None:
-        response = websocket.response
-        with self._changed:
-            if self._closing:
-                return
-            self._websocket = websocket
-            self._pong = None
+    def _serve(self, link: _Link, url: str) -> None:
+        websocket = link.websocket
+        if websocket is None:
+            raise AssertionError("it is connected")
+        code, reason, ours = int(Close.NORMAL), "", True
         try:
-            headers = response.headers if response is not None else None
-            drop = self._step(websocket, lambda: self._greeted(url, headers, websocket.subprotocol))
-            while drop is None and self.state is not State.WAITING:
-                drop = self._read(websocket)
-            if drop is None:
-                return
-            websocket.close(drop.code, drop.reason)
-            code, reason, ours = drop.code, drop.reason, True
+            with websocket:
+                drop = self._talk(link, url, websocket)
+                if drop is not None:
+                    code, reason = drop.code, drop.reason
+                    websocket.close(code, reason)
         except WebSocketClosed as error:
             code, reason, ours = end_of(error)
-        finally:
-            with self._changed:
-                self._websocket = None
-        self._step(None, lambda: self._session.lost(code, reason, self._clock(), ours=ours))
+        self._step(link, lambda: self._session.lost(code, reason, self._clock(), ours=ours, link=link.number))
 
-    def _read(self, websocket: ClientConnection) -> Drop | None:
-        self._until(lambda: not self._inbox.full or self._over, None)
+    def _talk(self, link: _Link, url: str, websocket: ClientConnection) -> Drop | None:
+        headers = websocket.response.headers if websocket.response is not None else None
+        drop = self._step(link, lambda: self._greeted(link.number, url, headers, websocket.subprotocol))
+        while drop is None and self._session.holds(link.number):
+            drop = self._read(link, websocket)
+        return drop
+
+    def _read(self, link: _Link, websocket: ClientConnection) -> Drop | None:
+        self._until(lambda: self._may_read(link.number), None)
         try:
-            data = websocket.recv(timeout=self._patience())
+            data = websocket.recv(timeout=self._patience(link.number))
         except TimeoutError:
-            answered = self._pong is not None and self._pong.is_set()
-            return self._step(websocket, lambda: self._session.tick(self._clock(), answered=answered))
-        return self._step(websocket, lambda: self._heard(data))
+            answered = link.pong is not None and link.pong.is_set()
+            return self._step(link, lambda: self._session.tick(self._clock(), answered=answered, link=link.number))
+        return self._step(link, lambda: self._heard(link.number, data))
 
-    def _step(self, websocket: ClientConnection | None, step: Callable[[], Iterable[Effect]]) -> Drop | None:
+    def _step(self, link: _Link | None, step: Callable[[], Iterable[Effect]]) -> Drop | None:
         """One move of the state machine, and what follows from it; a `Drop` is for the caller."""
         with self._changed:
             effects = self._keep(step())
+            self._news.extend(effect.event for effect in effects if isinstance(effect, Tell))
             self._changed.notify_all()
+        self._tell_news()
+        websocket = link.websocket if link is not None else None
         for effect in effects:
             match effect:
-                case Tell(event):
-                    self._tell(event)
                 case Transmit(text) if websocket is not None:
                     websocket.send(text)
-                case Probe() if websocket is not None:
-                    self._pong = websocket.ping()
+                case Probe() if websocket is not None and link is not None:
+                    link.pong = websocket.ping()
+                case Dial(number):
+                    self._spawn(partial(self._run, partial(self._move, self._new_link(number), effect)))
+                case Leave(number):
+                    self._leave(number)
                 case Drop():
                     return effect
         return None
+
+    def _tell_news(self) -> None:
+        """Tell what has happened, in the order in which it has, whichever thread it was."""
+        with self._telling:
+            while self._news:
+                self._tell(self._news.popleft())
+
+    def _leave(self, number: int) -> None:
+        """Close a connection that another thread reads, and wait for nothing."""
+        with self._changed:
+            link = self._links.get(number)
+        if link is not None:
+            self._spawn(partial(self._hang_up, link))

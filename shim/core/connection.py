@@ -1,19 +1,20 @@
 """One connection: what it may say, when it is alive, when it must end. Pure; both backends run this very code.
 
 ```
-            accept (raw)                 joined
-  OPENING ───────────────► JOINING ──────────────► LIVE ──┐
-     │      accept (v1)       ▲                           │ close(code): ours, or a violation,
-     └─────────► GREETING ────┘                           │ a silence, a move, a drain
-                          hello                           ▼
+            accept (raw)                 joined            move (v1)
+  OPENING ───────────────► JOINING ──────────────► LIVE ◄──────────► MOVING
+     │      accept (v1)       ▲                     │      stay        │
+     └─────────► GREETING ────┘                     └─────────┬────────┘
+                          hello                               │ close(code): ours, or a violation,
+                                                              ▼ a silence, a move (raw), a drain
   every state ── close(code) ──► CLOSING ── ended(code) ──► CLOSED       (ended: from any state)
 ```
 
 The table `TRANSITIONS` is that diagram. What the shell must do comes back as effects, in order; what is written to the
-client goes through the sink.
+client goes through the sink. MOVING is LIVE for a client that has been told to go elsewhere (contract 8.3): it may do
+all that it could, until it leaves by itself, or its time is over, or the flag was turned back.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -36,6 +37,7 @@ from shim.core.protocol import (
     Violation,
     ack_frame,
     error_frame,
+    move_frame,
     parse,
     ready_frame,
 )
@@ -72,6 +74,7 @@ class State(Enum):
     GREETING = auto()  # v1, accepted, `hello` not seen yet
     JOINING = auto()  # the past is being read
     LIVE = auto()
+    MOVING = auto()  # v1, told to go elsewhere (contract 8.3)
     CLOSING = auto()  # a close has been asked for; nothing else goes out
     CLOSED = auto()
 
@@ -80,10 +83,23 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.OPENING: frozenset({State.GREETING, State.JOINING, State.CLOSING, State.CLOSED}),
     State.GREETING: frozenset({State.JOINING, State.CLOSING, State.CLOSED}),
     State.JOINING: frozenset({State.LIVE, State.CLOSING, State.CLOSED}),
-    State.LIVE: frozenset({State.CLOSING, State.CLOSED}),
+    State.LIVE: frozenset({State.MOVING, State.CLOSING, State.CLOSED}),
+    State.MOVING: frozenset({State.LIVE, State.CLOSING, State.CLOSED}),
     State.CLOSING: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),
 }
+
+
+OPEN: Final = frozenset({State.LIVE, State.MOVING})
+"""States in which messages go both ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where the other cohort's connections of the same facility go: what a v1 client is told when it has to move."""
+
+    backend: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +158,14 @@ class Connection:
         pings: bool = True,
         echo: bool = True,
         text_heartbeat: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Make a connection that is about to be accepted.
 
         Args:
             now: seconds of a monotonic clock. phase: 0 to 1, random: spreads the first ping (contract 7.1).
             pings: the shell can send a WebSocket ping and hears the pong; where it cannot, the server watches raw ones.
+            elsewhere: where a move would lead; None where that is not known: then a move is a close.
         """
         self.id = id
         self.sink = sink
@@ -160,6 +178,7 @@ class Connection:
         self.echo = echo
         self.state = State.OPENING
         self.close_code: int | None = None
+        self._elsewhere = elsewhere
         self._limits = limits
         self._pings = pings
         self._text_heartbeat = text_heartbeat and protocol is Protocol.RAW
@@ -235,7 +254,7 @@ class Connection:
     def handled(self, id: int | str | None) -> None:
         """The facility's handler has taken a message."""
         self._handling = False
-        if id is not None and self.state is State.LIVE:
+        if id is not None and self.state in OPEN:
             self.sink.send(ack_frame(id))
 
     def refused(self, id: int | str | None, reason: str, now: float) -> list[Effect]:
@@ -256,7 +275,7 @@ class Connection:
         """The process's timer has come by: say `ping`, or end what has gone silent (contract 7.1)."""
         if self.state is State.GREETING and now - self._opened >= self._limits.hello:
             return self.close(Close.NO_HELLO, f"no hello within {self._limits.hello:g} s")
-        if self.state is not State.LIVE:
+        if self.state not in OPEN:
             return []
         if self._handling:
             self._pinged = None  # its pong may lie unread while the handler works: that is our silence, not its
@@ -279,12 +298,28 @@ class Connection:
         self._pinged = now
         return [Ping()]
 
-    def move(self) -> list[Effect]:
-        """The cohort of this connection is served elsewhere now, and its turn to go there has come (contract 8.3, 8.4).
+    @property
+    def may_be_told(self) -> bool:
+        """Whether it can be told `move`, now or once it has joined."""
+        may = self.protocol is Protocol.V1 and self._elsewhere is not None
+        return may and self.state not in (State.CLOSING, State.CLOSED)
 
-        This is the place of make-before-break: a v1 client will be told `move` here and leave by itself.
+    def move(self, within: float) -> list[Effect]:
+        """The cohort of this connection is served elsewhere now, and its turn to go there has come.
+
+        A v1 client is told, once, and has so many seconds to open a connection there and to leave this one (contract
+        8.3). All others, and those who have been told before, are closed (8.4).
         """
-        return self.close(Close.MOVED, "moved: reconnect")
+        if self._elsewhere is None or self.protocol is not Protocol.V1 or self.state is not State.LIVE:
+            return self.close(Close.MOVED, "moved: reconnect")
+        self._go(State.MOVING)
+        self.sink.send(move_frame(self._elsewhere.backend, self._elsewhere.url, within))
+        return []
+
+    def stay(self) -> None:
+        """The flag was turned back before the client had left: as if it had never been told."""
+        if self.state is State.MOVING:
+            self._go(State.LIVE)
 
     def close(self, code: int, reason: str) -> list[Effect]:
         """End the connection; the first reason wins."""
@@ -335,6 +370,9 @@ class Connection:
         return []
 
 
+_UNLIMITED: Final = 2**63
+
+
 def _longest(data: str | bytes) -> int:
     """Bytes that a frame has at most; exact for bytes and ASCII."""
     return len(data) if isinstance(data, bytes) or data.isascii() else len(data) * 4
@@ -342,6 +380,6 @@ def _longest(data: str | bytes) -> int:
 
 def _size(message: Message) -> int:
     try:
-        return len(message.body(sys.maxsize))
+        return len(message.body(_UNLIMITED))
     except InvalidPayload:  # nested so deeply that it could be read just so
-        return sys.maxsize
+        return _UNLIMITED

@@ -2,7 +2,8 @@
 
 The shell calls `tick` about ten times a second: that one timer serves every connection's heartbeat (contract 7.1),
 every move (8.5) and the drain (9.1). A move or a drain gives each connection a moment of its own inside a window, so
-that no flip and no restart makes a reconnect storm.
+that no flip and no restart makes a reconnect storm. A v1 client that is told `move` at its moment has another one, by
+which it has to be gone (contract 8.3).
 """
 
 import heapq
@@ -14,13 +15,14 @@ from math import inf
 from typing import Any, Final
 
 from shim.core.cohorts import FlagState, Snapshot
-from shim.core.connection import Connection, Effect
+from shim.core.connection import OPEN, Connection, Effect, State
 from shim.core.errors import WireError, shown
 from shim.core.pacing import TokenBucket, moments, spread
 from shim.core.protocol import Close
 
 CONTROL: Final = "control"
 BEAT_SECONDS: Final = 1.0  # connections are walked this often for heartbeats
+JOIN_SECONDS: Final = 0.25  # who has to be told `move` and has not joined yet is looked at again after this
 
 
 def control_channel(prefix: str) -> str:
@@ -35,6 +37,7 @@ class Pace:
     Attributes:
         admissions, admission_burst: handshakes (contract 1.1, 503 over it).
         moves, move_least, move_most: connections moved by a flip, and the window's bounds (8.5).
+        move_within: a v1 client that was told `move` and is still here after this is closed with 1012 (8.3).
         arrival, arrival_spread: a connection that arrives at the other cohort's backend long after a flip is moved
             this much later, plus a random part. A wrong address is never an error (1.4), and a client that cannot
             be told a better one must not be sent round in circles.
@@ -47,6 +50,7 @@ class Pace:
     moves: float = 200.0
     move_least: float = 1.0
     move_most: float = 30.0
+    move_within: float = 4.0
     arrival: float = 30.0
     arrival_spread: float = 30.0
     drain: float = 10.0
@@ -152,17 +156,26 @@ class Node:
     def flipped(self, now: float) -> None:
         """The flag has changed: give everybody who belongs elsewhere a moment to go, and let the others stay (8.5).
 
-        Who has a moment inside the window keeps it: a flag that changes often must not put off the moves for ever.
+        Who has a moment inside the window keeps it: a flag that changes often must not put off the moves for ever. So
+        does who has been told to move; where the flag was turned back, it may stay after all.
         """
         if self.draining:
             return
-        elsewhere = [connection.id for connection in self.connections.values() if self._is_elsewhere(connection)]
+        elsewhere: list[str] = []
+        told: dict[str, float] = {}
+        for id, connection in self.connections.items():
+            if not self._is_elsewhere(connection):
+                connection.stay()
+            elif connection.state is State.MOVING and id in self._leaving:
+                told[id] = self._leaving[id]
+            else:
+                elsewhere.append(id)
         pace = self.pace
         window = spread(len(elsewhere), rate=pace.moves, least=pace.move_least, most=pace.move_most)
         self._flip_until = now + max(window, pace.move_least)
         kept = {id: self._leaving[id] for id in elsewhere if self._leaving.get(id, inf) <= now + window}
-        self._leaving = kept
-        self._order = [(moment, id) for id, moment in kept.items()]
+        self._leaving = kept | told
+        self._order = [(moment, id) for id, moment in self._leaving.items()]
         heapq.heapify(self._order)
         newcomers = sorted(id for id in elsewhere if id not in kept)  # ids are random: who came first may go last
         if not newcomers:
@@ -201,8 +214,14 @@ class Node:
             del self._leaving[id]
             if self.draining:
                 due.append((connection, connection.close(Close.MOVED, "the server is restarting: reconnect")))
-            elif self._is_elsewhere(connection):
-                due.append((connection, connection.move()))
+            elif not self._is_elsewhere(connection):
+                connection.stay()
+            elif connection.may_be_told and connection.state not in OPEN:
+                self._let_go(id, now + JOIN_SECONDS)
+            else:
+                due.append((connection, connection.move(self.pace.move_within)))
+                if connection.state is State.MOVING:
+                    self._let_go(id, now + self.pace.move_within)
         if now >= self._next_beat:
             self._next_beat = now + BEAT_SECONDS
             beats = ((connection, connection.beat(now)) for connection in self.connections.values())

@@ -191,6 +191,11 @@ def gap_frame(label: str, position: Position) -> Frame:
     return _frame(op="gap", topic=label, pos=list(position))
 
 
+def move_frame(backend: str, url: str, within: float) -> Frame:
+    """`move`: go to another backend within so many seconds; then this connection will be closed (contract 8.3)."""
+    return _frame(op="move", backend=backend, url=url, within_ms=round(within * 1000))
+
+
 def error_frame(code: str, reason: str, id: int | str | None = None) -> Frame:
     """`error`: what the client sent was not taken, and why (contract 6.3)."""
     return _frame(op="error", id=id, code=code, reason=reason)

@@ -398,6 +398,6 @@ def test_epochs_that_were_left_are_remembered_but_not_for_ever() -> None:
     for n in range(1000):
         machine.received(frame("gap", topic="user", pos=[f"e{n}", 0]), 0.0)
     assert machine.counters.protocol_errors == 0
-    assert len(machine._left) <= 256
+    assert len(machine._topics._left) <= 256
     machine.received(frame("gap", topic="user", pos=["e900", 5]), 0.0)
     assert machine.state is State.DROPPING

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shim.core.connection import TRANSITIONS, Connection, End, Handle, Join, Limits, Ping, State
+from shim.core.connection import TRANSITIONS, Connection, Elsewhere, End, Handle, Join, Limits, Ping, State
 from shim.core.message import Kind, Message
 from shim.core.protocol import TEXT_HEARTBEAT, Protocol, frame_limit
 from shim.core.wire import Position
@@ -60,12 +60,13 @@ class TestTable:
             lambda each: each.refused(1, "no", 1.0),
             lambda each: each.failed(),
             lambda each: each.beat(1_000.0),
-            lambda each: each.move(),
+            lambda each: each.move(4.0),
+            lambda each: each.stay(),
             lambda each: each.close(4500, "out"),
             lambda each: each.ended(1006),
         ]
         for call in calls:
-            made, _ = connection(protocol)
+            made, _ = connection(protocol, elsewhere=Elsewhere("channels", "ws://h/"))
             made.state = state
             call(made)
             assert made.state is state or made.state in TRANSITIONS[state]
@@ -339,7 +340,7 @@ class TestEnding:
     def test_the_first_reason_wins(self) -> None:
         made, _ = live()
         assert made.close(1012, "moved") == [End(1012, "moved")]
-        assert made.close(4500, "signed out") == made.move() == made.failed() == []
+        assert made.close(4500, "signed out") == made.move(4.0) == made.failed() == []
         assert made.ended(1006) == 1012
 
     def test_the_clients_code_where_we_did_not_close(self) -> None:
@@ -359,7 +360,7 @@ class TestEnding:
     def test_a_move_closes_with_1012(self) -> None:
         # contract 8.4
         made, _ = live()
-        assert code(made.move()) == 1012
+        assert code(made.move(4.0)) == 1012
 
 
 class ConnectionMachine(RuleBasedStateMachine):
@@ -370,7 +371,11 @@ class ConnectionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.connection, self.sink = connection(self.protocol, limits=Limits(inbound_burst=5.0, inbound_rate=1.0))
+        self.connection, self.sink = connection(
+            self.protocol,
+            limits=Limits(inbound_burst=5.0, inbound_rate=1.0),
+            elsewhere=Elsewhere("channels", "ws://h/ws/calls"),
+        )
         self.states = [State.OPENING]
         self.ends: list[End] = []
         self.joins = self.handling = self.sent_when_closed = 0
@@ -431,7 +436,11 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     @rule()
     def move(self) -> None:
-        self.did(self.connection.move())
+        self.did(self.connection.move(4.0))
+
+    @rule()
+    def stay(self) -> None:
+        self.connection.stay()
 
     @rule(close=st.sampled_from([1000, 4001, 4500]))
     def close(self, close: int) -> None:
