@@ -118,6 +118,7 @@ def test_limits_are_told_as_they_are() -> None:
         f"admits {pace.admissions:g} handshakes a second and {pace.admission_burst:g} at once",
         f"`Retry-After` is {pace.retry_after:g} to {2 * pace.retry_after:g} s",
         f"moves {pace.moves:g} connections a second, over {pace.move_least:g} to {pace.move_most:g} s",
+        f"a v1 client has {pace.move_within:g} s from `move`",
         f"moved {pace.arrival:g} to {pace.arrival + pace.arrival_spread:g} s after it came",
         f"the last `size` messages ({history.size}) for `ttl` seconds ({history.ttl:g})",
         f"`size` is 0 to {MAX_SIZE:,} messages, `ttl` up to {MAX_TTL / 86_400:g} days",
@@ -200,6 +201,8 @@ def test_what_the_server_says_is_said_so() -> None:
     assert block(PROTOCOL, "ping").text.strip().encode() == protocol.PING_FRAME.data
     gap = protocol.gap_frame("user", Position("5f0c2a9b41d7e683", 60))
     assert block(PROTOCOL, "gap").text.strip().encode() == gap.data
+    move = protocol.move_frame("channels", "ws://127.0.0.1:8001/ws/calls", Pace().move_within)
+    assert block(PROTOCOL, "move").text.strip().encode() == move.data
     error = protocol.error_frame("forbidden", "calls takes nothing from clients", 7)
     assert block(PROTOCOL, "error").text.strip().encode() == error.data
 
