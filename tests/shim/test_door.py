@@ -1,5 +1,6 @@
 import logging
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import User
@@ -15,9 +16,10 @@ from shim.core.cohorts import LEGACY, FlagState
 from shim.core.errors import InvalidAudience, RealtimeUnavailable
 from shim.core.node import Node, Pace, Refusal
 from shim.core.protocol import Protocol
-from shim.door import NOT_AN_UPGRADE, Handshake, identified, look, refusal_of, wants_websocket
+from shim.door import NOT_AN_UPGRADE, Handshake, connection_of, identified, look, refusal_of, wants_websocket
 from shim.facility import Facility
 from shim.visitor import Connection
+from tests.core.members import Sink
 from tests.shim.people import UPGRADE, visitor
 
 
@@ -254,3 +256,37 @@ class TestRefusalOf:
         assert (refusal.retry_after is not None) == (status == 503)
         errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
         assert len(errors) == (status == 500)  # what the facility or Redis means to say is no fault
+
+
+class TestElsewhere:
+    # contract 8.3
+
+    def moved(self, handshake: Handshake, facility: str = "calls") -> dict[str, Any]:
+        """What a v1 client is told when it has to move."""
+        sink = Sink()
+        core = connection_of(
+            visitor(facility=facility, protocol=Protocol.V1),
+            (),
+            sink,
+            handshake=handshake,
+            node=node(),
+            conf=conf(),
+            pings=True,
+            now=0.0,
+            random=0.5,
+        )
+        core.accepted(0.0)
+        core.received('{"op":"hello"}', 0.0)
+        core.joined({}, {})
+        sink.frames.clear()
+        core.move(4.0)
+        (said,) = sink.said
+        return said
+
+    @pytest.mark.parametrize("facility", ["calls", "é/ü", "日本", "a b?#"])
+    def test_is_where_discovery_says_that_the_other_backend_is(self, facility: str) -> None:
+        channels = {"BACKEND": "channels_impl.backend.ChannelsBackend"}
+        with override_settings(REALTIME={"channels": channels}, ALLOWED_HOSTS=["example.com"]):
+            said = self.moved(handshake(f"/ws/{facility}", host="example.com:8000"), facility)
+        assert (said["op"], said["backend"]) == ("move", "channels")
+        assert said["url"] == f"ws://example.com:8000/ws/{quote(facility, safe='/')}"
