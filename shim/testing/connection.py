@@ -107,7 +107,7 @@ class TestConnection:
     twins that call handlers there: `asend`, `aclose`; `receive` and the properties serve both.
 
     Attributes:
-        client: the layer below: frames, `pause`, `cut`.
+        client: the layer below.
         ready: the `ready` frame (v1), else None.
         told: other frames that are no messages, as they came: `ack`, `error`, `gap`, `move`, `ping` (v1).
         positions: where each topic stands, by label, for `connect(resume=…)` (v1).
@@ -221,6 +221,23 @@ class TestConnection:
         """Like `close`, awaited."""
         await sync_to_async(self.close)(code)
 
+    # Accidents
+
+    def pause(self) -> None:
+        """Stop reading: what is sent from now on waits, up to a limit (contract 7.2)."""
+        self._look()
+        self.client.pause()
+
+    def resume(self) -> None:
+        """Read what has waited, and on."""
+        self._memory.settle()
+        self.client.resume()
+
+    def cut(self) -> None:
+        """Break the line: nobody says goodbye, and `disconnected` gets 1006."""
+        self._look()
+        self.client.cut()
+
     # Receiving
 
     def receive(self) -> Any:
@@ -318,7 +335,7 @@ class TestConnection:
 
     def _raise_failure(self) -> None:
         if self._raise_exceptions and self._server.failures:
-            raise self._server.failures.pop(0)
+            raise self._server.failures.popleft()
 
 
 def _value(fields: Mapping[str, Any]) -> Any:

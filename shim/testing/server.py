@@ -8,14 +8,12 @@ timer. So whoever holds several servers decides in which order they go on, and t
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
-from inspect import isawaitable
 from random import Random
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from asgiref.sync import async_to_sync
 from django.core.exceptions import PermissionDenied
 
 from shim.api import redis_url, sync_bus
@@ -26,24 +24,23 @@ from shim.conf import conf
 from shim.core.cohorts import Cohort
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect as ConnectionEffect
-from shim.core.connection import End, Handle, Join, Ping
-from shim.core.errors import PublishingClosed, RealtimeUnavailable, WireError
+from shim.core.connection import End, Ping
+from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
-from shim.core.message import Message
 from shim.core.node import Due, Node, Refusal, control_channel
-from shim.core.protocol import SUBPROTOCOL, Close, Protocol, frame_limit
+from shim.core.protocol import SUBPROTOCOL, Close, Protocol
 from shim.core.wire import Position
 from shim.door import Handshake, connection_of, identified, look, refusal_of
-from shim.facility import Facility, topics_of
-from shim.handlers import called, log_failure, settled
+from shim.facility import topics_of
 from shim.rollout import new_state, poll, stored
 from shim.testing.client import PONG, MemoryClient
-from shim.visitor import Connection
+from shim.testing.visit import Visit, run
 
 logger = logging.getLogger("realtime")
 
 RETRY_SECONDS: Final = 1.0
+MAX_FAILURES: Final = 100
 
 
 class Refused(Exception):
@@ -95,7 +92,7 @@ class MemoryServer:
         random: numbers in [0, 1) for what real servers leave to chance; the same ones each time by default.
 
     Attributes:
-        failures: what handlers have raised and a real server would have logged, oldest first.
+        failures: what handlers have raised and a real server would have logged: the last hundred.
     """
 
     def __init__(self, backend: Cohort = "legacy", *, random: Callable[[], float] | None = None) -> None:
@@ -104,7 +101,7 @@ class MemoryServer:
             raise RuntimeError(f"a MemoryServer needs REALTIME_REDIS_URL = 'memory://', not {url!r}: see InMemory")
         settings = conf()
         self.backend = backend
-        self.failures: list[Exception] = []
+        self.failures: deque[Exception] = deque(maxlen=MAX_FAILURES)
         self.redis = memory_redis(url)
         self.clock = self.redis.clock
         self._random = random or Random(0).random
@@ -115,10 +112,10 @@ class MemoryServer:
         self._is_cut = self._is_dead = False
         self._retry_at = 0.0
         self._reads: deque[tuple[ReadRequest, ...]] = deque()
-        self._pinged: deque[_Visit] = deque()
-        self._ending: deque[_Visit] = deque()
-        self._farewells: deque[tuple[_Visit, int]] = deque()
-        self._visits: dict[str, _Visit] = {}
+        self._pinged: deque[Visit] = deque()
+        self._ending: deque[Visit] = deque()
+        self._farewells: deque[tuple[Visit, int]] = deque()
+        self._visits: dict[str, Visit] = {}
         self._learn_flag()
         self._pump()
 
@@ -245,7 +242,7 @@ class MemoryServer:
         core = None
         try:
             visitor.audiences = tuple(run(found.audiences, visitor))
-            visit = _Visit(self, found, visitor, settings.max_backlog)
+            visit = Visit(self, found, visitor, settings.max_backlog)
             core = visit.core = connection_of(
                 visitor,
                 topics_of(visitor, visitor.audiences),
@@ -269,7 +266,7 @@ class MemoryServer:
         visit.begin(past)
         return visit.client
 
-    def _subscribe(self, visit: "_Visit") -> None:
+    def _subscribe(self, visit: Visit) -> None:
         if not self.hub.up:
             raise RealtimeUnavailable("Redis is away: no topic can be subscribed")
         self._perform(self.hub.subscribe(visit.core, visit.core.topics))
@@ -284,25 +281,21 @@ class MemoryServer:
     # What visits ask for
 
     def accepted(self, core: CoreConnection) -> list[ConnectionEffect]:
-        """The handshake reply is on its way. For a visit."""
+        """See `shim.testing.visit.Server`."""
         self.node.opened(core, self.clock())
         return core.accepted(self.clock())
 
     def join(self, core: CoreConnection, resume: Mapping[str, Position], past: Iterable[ReadResult] | None) -> None:
-        """Hand the past over, read now if it was not before. For a visit.
-
-        Raises:
-            RealtimeUnavailable: Redis is away.
-        """
+        """See `shim.testing.visit.Server`."""
         results = self._read_past(core, resume) if past is None else past
         self._perform(self.hub.attach(core, results, resume))
 
-    def ended(self, visit: "_Visit") -> None:
-        """Either side has ended a connection. For a visit."""
+    def ended(self, visit: Visit) -> None:
+        """See `shim.testing.visit.Server`."""
         self._ending.append(visit)
 
-    def pinged(self, visit: "_Visit") -> None:
-        """A client was sent a v1 `ping`, and will answer. For a visit."""
+    def pinged(self, visit: Visit) -> None:
+        """See `shim.testing.visit.Server`."""
         self._pinged.append(visit)
 
     # Inside
@@ -364,86 +357,6 @@ class MemoryServer:
             self._line.say(list(subscriptions(verb, channels)))
 
 
-class _Visit:
-    """One connection on the server's side."""
-
-    core: CoreConnection
-
-    def __init__(self, server: MemoryServer, found: Facility, visitor: Connection, max_backlog: int) -> None:
-        self.client = MemoryClient(
-            visitor.id,
-            visitor.protocol,
-            said=self.received,
-            pinged=lambda: server.pinged(self),
-            ended=lambda: server.ended(self),
-            clock=server.clock,
-            max_backlog=max_backlog,
-        )
-        self._server = server
-        self._facility = found
-        self._visitor = visitor
-        self._past: Iterable[ReadResult] | None = None
-
-    def begin(self, past: Iterable[ReadResult] | None) -> None:
-        """The handshake is answered."""
-        self._past = past
-        self._visitor.open(self.client.sink.send, self._close)
-        self._perform(self._server.accepted(self.core))
-
-    def received(self, data: str | bytes) -> None:
-        """A message has come from the client."""
-        sink = self.client.sink
-        if sink.close_code is not None:
-            return
-        sink.heard()
-        limit = frame_limit(conf().max_message)
-        if len(data if isinstance(data, bytes) else data.encode()) > limit:
-            sink.close(Close.TOO_BIG, f"over {limit} bytes")
-            return
-        self._perform(self.core.received(data, self._server.clock()))
-
-    def disconnected(self, code: int) -> None:
-        """Tell the facility."""
-        try:
-            run(self._facility.disconnected, self._visitor, code)
-        except Exception as error:  # noqa: BLE001  # the connection is gone already: all that is left is to say so
-            self._server.failures.append(error)
-            log_failure("disconnected", error, self.core, self._visitor, self._server.node)
-
-    def _perform(self, effects: list[ConnectionEffect]) -> None:
-        for effect in effects:
-            match effect:
-                case Handle(message, id):
-                    self._handle(message, id)
-                case Join(resume):
-                    self._join(resume)
-                case Ping():
-                    self.client.sink.ping()
-                case End(code, reason):
-                    self.client.sink.close(code, reason)
-
-    def _handle(self, message: Message, id: int | str | None) -> None:
-        error: Exception | None = None
-        try:
-            run(self._facility.receive, self._visitor, message)
-        except Exception as raised:  # noqa: BLE001  # whatever it is, it is this connection's alone (contract 6.2)
-            error = raised
-        effects = settled(error, id, self.core, self._visitor, self._server.node, self._server.clock())
-        if error is not None and not isinstance(error, (PermissionDenied, PublishingClosed)):
-            self._server.failures.append(error)
-        self._perform(effects)
-
-    def _join(self, resume: Mapping[str, Position]) -> None:
-        past, self._past = self._past, None
-        try:
-            self._server.join(self.core, resume, past)
-        except RealtimeUnavailable:
-            self._close(Close.OVERLOADED, "messages cannot be had just now")
-
-    def _close(self, code: int, reason: str) -> None:
-        self._perform(self.core.close(code, reason))
-
-
 def end(due: Iterable[Due]) -> None:
     """Do what is due on connections: pings and closes."""
     for connection, effects in due:
@@ -453,16 +366,3 @@ def end(due: Iterable[Due]) -> None:
                     connection.sink.ping()
                 case End(code, reason):
                     connection.sink.close(code, reason)
-
-
-def run(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a facility's method, `def` or `async def`, in this thread: a test's transaction belongs to it.
-
-    What a coroutine does with `sync_to_async` (the async ORM) comes back to this thread too.
-    """
-    result = called(function, args)
-    return async_to_sync(_awaited)(result) if isawaitable(result) else result
-
-
-async def _awaited[T](awaitable: Awaitable[T]) -> T:
-    return await awaitable

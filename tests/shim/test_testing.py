@@ -425,7 +425,7 @@ def test_endings_are_told_once(memory: InMemory) -> None:  # contract 6.4
 
     assert ended(lambda connection: None) == 1001
     assert ended(lambda connection: connection.close(4321)) == 4321
-    assert ended(lambda connection: connection.client.cut()) == 1006
+    assert ended(lambda connection: connection.cut()) == 1006
     assert ended(lambda connection: connection.send("close")) == 4123
     assert ended(lambda connection: memory.advance(0.1)) == 1001
     gone.clear()
@@ -459,20 +459,18 @@ def test_who_answers_pings_stays_and_who_does_not_goes(memory: InMemory) -> None
 
 def test_who_does_not_read_is_closed_and_keeps_nobody_waiting(memory: InMemory) -> None:  # contract 7.2
     slow, quick = connect("testing-desk", protocol="raw"), connect("testing-desk", protocol="raw")
-    slow.client.pause()
+    slow.pause()
     for _ in range(3):
         realtime.publish("testing-desk", Everyone(), b"x" * 500_000)
     assert len(quick.receive_all()) == 3
-    slow.receive_nothing()
-    slow.client.resume()
+    slow.resume()
     assert [slow.receive_all(), slow.closed] == [[], 4001]
     paused = connect("testing-desk", protocol="raw")
     paused.receive()
-    paused.client.pause()
+    paused.pause()
     realtime.publish("testing-desk", Everyone(), "1")
     paused.send("close")
-    paused.receive_nothing()
-    paused.client.resume()
+    paused.resume()
     assert [paused.receive_all(), paused.closed] == [["1"], 4123]
 
 
