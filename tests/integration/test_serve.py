@@ -185,26 +185,6 @@ print(store.session_key)"""
             assert got == {"group:Español": "g", "user": "u", "session": "s"}
 
 
-# The flag
-
-
-def test_another_process_turns_the_flag(served: Served) -> None:
-    # contract 8.1, 8.2, 8.6
-    endpoint = f"{served.ready['http']['legacy']}/realtime/endpoint"
-    turn = "from waffle.models import Flag; f = Flag.objects.get(name='realtime_channels'); f.everyone = %s; f.save()"
-    with Client(endpoint, facility="lobby") as client:
-        assert client.backend == "legacy"
-        try:
-            served.python(turn % True)
-            client.wait_until(lambda c: c.connected and c.backend == "channels", 15)
-            publish(served, '"lobby", Everyone(), "moved"')
-            assert client.receive(TIMEOUT).value == "moved"
-        finally:
-            served.python(turn % None)
-        client.wait_until(lambda c: c.connected and c.backend == "legacy", 15)
-        assert client.counters.gaps == client.holes == client.duplicates_dropped == 0
-
-
 # When things break
 
 
@@ -272,6 +252,26 @@ def test_a_worker_is_killed(served: Served, backend: str) -> None:
         for client in clients:
             client.close()
     wait_until(lambda: pid_of(served, backend) != victim, TIMEOUT)
+
+
+# The flag: last, because who connects to the other side soon after a flip is moved with the others
+
+
+def test_another_process_turns_the_flag(served: Served) -> None:
+    # contract 8.1, 8.2, 8.6
+    endpoint = f"{served.ready['http']['legacy']}/realtime/endpoint"
+    turn = "from waffle.models import Flag; f = Flag.objects.get(name='realtime_channels'); f.everyone = %s; f.save()"
+    with Client(endpoint, facility="lobby") as client:
+        assert client.backend == "legacy"
+        try:
+            served.python(turn % True)
+            client.wait_until(lambda c: c.connected and c.backend == "channels", 15)
+            publish(served, '"lobby", Everyone(), "moved"')
+            assert client.receive(TIMEOUT).value == "moved"
+        finally:
+            served.python(turn % None)
+        client.wait_until(lambda c: c.connected and c.backend == "legacy", 15)
+        assert client.counters.gaps == client.holes == client.duplicates_dropped == 0
 
 
 # Starting and ending
