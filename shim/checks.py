@@ -131,15 +131,15 @@ def check_redis(**_: Any) -> Found:
 
 @checks.register(TAG, deploy=True)
 def check_sharing(**_: Any) -> Found:
-    """Whether processes can hear each other: W010."""
+    """Whether processes can hear each other: E020."""
     url = read()[0].redis_url
     if url is None or not url.startswith("memory://"):
         return []
     return [
-        checks.Warning(
+        checks.Error(
             f"REALTIME_REDIS_URL is {url!r}: what one process publishes reaches no connection of another.",
-            hint="That is for tests. Give the Redis or Valkey that all processes share: redis://host:6379/0.",
-            id="realtime.W010",
+            hint="That is for tests and DEBUG. Give the Redis or Valkey that all processes share: redis://host:6379/0.",
+            id="realtime.E020",
         )
     ]
 

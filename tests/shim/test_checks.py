@@ -257,7 +257,7 @@ class TestRedis:
 
     def test_one_in_memory_is_for_tests(self) -> None:
         assert ids(REALTIME_REDIS_URL="memory://") == []
-        the("W010", REALTIME_REDIS_URL="memory://", ALLOWED_HOSTS=["example.com"], deploy=True)
+        the("E020", REALTIME_REDIS_URL="memory://", ALLOWED_HOSTS=["example.com"], deploy=True)
 
 
 class TestWaffle:
