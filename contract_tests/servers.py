@@ -1,4 +1,4 @@
-"""Real servers on one machine: uWSGI for legacy, gunicorn with uvicorn for channels, and a Redis: Valkey or a given one.
+"""Real servers on one machine: uWSGI for legacy, gunicorn with uvicorn for channels, and Redis, ours or a given one.
 
 Ports: `port_base` legacy, +1 channels, +2 Valkey. Everything that is written goes to one directory, made anew at each
 start. The demo's stack and the contract suite's servers are subclasses.

@@ -1,0 +1,33 @@
+"""The suite's own servers: this project on both backends."""
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import django
+from django.core.management import call_command
+
+from contract_tests.servers import Servers
+
+
+class ContractServers(Servers):
+    """The process that starts them judges them: it shares their settings and their database, which it makes."""
+
+    settings: ClassVar[str] = "contract_tests.project.settings"
+    wsgi: ClassVar[str] = "contract_tests.project.wsgi"
+    asgi: ClassVar[str] = "contract_tests.project.asgi:application"
+    root: ClassVar[Path] = Path(__file__).resolve().parents[2]
+    facility: ClassVar[str] = "contract"
+
+    @property
+    def notes(self) -> Path:
+        """The directory of what the servers write down."""
+        return self.directory / "notes"
+
+    def seed(self) -> None:
+        """Set Django up in this process, and make the tables."""
+        self.notes.mkdir()
+        self.env["CONTRACT_NOTES"] = str(self.notes)
+        os.environ.update(self.env)
+        django.setup()
+        call_command("migrate", verbosity=0, interactive=False)

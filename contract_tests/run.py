@@ -1,0 +1,116 @@
+"""One driver's run, in a process of its own: `python -m contract_tests.run '{"driver": "legacy", …}'`.
+
+What it has to say are JSON objects, one a line: how far it is, what failed, what it found in the end.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.reporting import with_reporter
+from hypothesis.stateful import run_state_machine_as_test
+
+from contract_tests.project.servers import ContractServers
+from contract_tests.servers import free_ports
+
+ROUND: Final = 200  # examples of one search: longer ones repeat themselves, and remember too much
+TOLD_EVERY: Final = 0.2  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done.
+
+    Attributes:
+        driver: its name. examples, steps: so many lives of so many steps. seed: what chance begins with.
+        directory: for servers' files. database: of examples that failed, to begin with; None remembers nothing.
+        redis_url: None starts a Valkey.
+    """
+
+    driver: str
+    examples: int
+    steps: int
+    seed: int
+    directory: str
+    database: str | None = None
+    redis_url: str | None = None
+
+
+def run(order: Order) -> bool:
+    """Carry out an order; whether the contract held."""
+    with ContractServers(free_ports(), directory=Path(order.directory), redis_url=order.redis_url) as servers:
+        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django's settings
+        from contract_tests.model import Broken  # noqa: PLC0415
+        from contract_tests.replay import test_of  # noqa: PLC0415
+
+        driver = driver_on(order.driver, servers)
+        teller = _Teller()
+        driver.on_life = lambda: teller.progress(driver.lives, driver.steps)
+        machine = machine_for(driver)
+        number = 0
+        while driver.lives < order.examples and not driver.has_failed:
+            seed(order.seed + number)(machine)
+            try:
+                with with_reporter(_nothing):
+                    run_state_machine_as_test(machine, settings=_settings(order, order.examples - driver.lives))
+            except Exception:
+                if not driver.has_failed:
+                    raise
+            number += 1
+        if (failure := driver.failure) is not None:
+            broken = failure.error
+            teller.say(
+                failure={
+                    "clause": broken.clause if isinstance(broken, Broken) else "",
+                    "text": f"{type(broken).__name__}: {broken}" if not isinstance(broken, Broken) else str(broken),
+                    "program": test_of(order.driver, failure.program),
+                    "logs": str(servers.directory),
+                }
+            )
+        teller.say(lives=driver.lives, steps=driver.steps)
+        teller.say(done={"held": dict(driver.held)})
+        return driver.failure is None
+
+
+class _Teller:
+    """Says things on the standard output, progress not too often."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def progress(self, lives: int, steps: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + TOLD_EVERY
+            self.say(lives=lives, steps=steps)
+
+    def say(self, **what: Any) -> None:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
+
+
+def _settings(order: Order, left: int) -> settings:
+    return settings(
+        max_examples=min(left, ROUND),
+        stateful_step_count=order.steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.reuse, Phase.generate, Phase.shrink],
+        database=DirectoryBasedExampleDatabase(order.database) if order.database else None,
+        verbosity=Verbosity.normal,
+        print_blob=False,
+        report_multiple_bugs=False,
+    )
+
+
+def _nothing(_: object) -> None:
+    """Hypothesis's own report: ours says more."""
+
+
+if __name__ == "__main__":
+    sys.exit(0 if run(Order(**json.loads(sys.argv[1]))) else 1)
