@@ -16,8 +16,11 @@ lets its WebSocket protocol be replaced (`Config(ws=…)`); this one extends its
 """
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
@@ -36,6 +39,7 @@ from shim.door import malformed
 CLOSE_SECONDS: Final = 5.0
 """From a connection's last frame to its end, if the peer does not hang up. The legacy backend's `CLOSE_TIMEOUT`."""
 
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _PING: Final = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
@@ -190,7 +194,11 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
             self._write(_PING)
 
     def cut(self) -> None:
-        """End the connection now."""
+        """End the connection now, and throw away what the kernel still holds for it (RST)."""
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None and not self.transport.is_closing():
+            with suppress(OSError):  # already disconnected
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     # Ending
@@ -221,7 +229,7 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
     def _cut_later(self) -> None:
         if self.close_timer is not None:
             self.close_timer.cancel()
-        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.cut)
 
     def _refuse(self, refusal: Refusal) -> None:
         self.handshake_initiated = self.handshake_complete = True
