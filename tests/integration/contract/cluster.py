@@ -6,8 +6,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -15,6 +16,7 @@ from urllib.parse import urlencode
 from contract_tests.app.notes import Notes
 from demo.part import Part
 from demo.stack import HOST, ROOT, Stack
+from tests.integration.served import descendants
 
 PATIENCE: Final = 20.0  # seconds for what happens at once on a machine that has nothing else to do
 SETTINGS: Final = "tests.integration.contract.settings"
@@ -67,6 +69,15 @@ class Place:
     def url(self, facility: str = "contract", **query: object) -> str:
         """Where clients connect."""
         return f"ws://{HOST}:{self.port}{self.path(facility, **query)}"
+
+    def ended(self, note: str) -> list[int]:
+        """The codes that `disconnected` got under a note, once it got one."""
+        wait_until(partial(self.notes.read, note, "disconnected"), what=f"{note}: `disconnected` never ran")
+        return [each["code"] for each in self.notes.read(note, "disconnected")]
+
+    def let_go_of(self, port: int) -> None:
+        """Wait until no socket of the server is connected to a client's port; TIME_WAIT is none."""
+        wait_until(lambda: (self.port, port) not in set(_sockets()), what=f"the server still holds port {port}")
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """An ordinary request."""
@@ -145,12 +156,24 @@ class Cluster:
             assert part.running, part.tail()
         return place
 
+    def pids(self, name: str) -> set[int]:
+        """The processes of one of the two main servers, master and workers."""
+        return descendants(self.stack.parts[name].pid)
+
     def logs(self) -> dict[str, str]:
         """What all servers have said so far."""
         return {
             path.name: path.read_text(errors="replace")
             for path in (*self._directory.glob("*.log"), *self.stack.directory.glob("*.log"))
         }
+
+
+def _sockets() -> Iterator[tuple[int, int]]:
+    """The local and remote ports of this machine's IPv4 sockets, those without a process too."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        local, remote, state = line.split()[1:4]
+        if state != "06":  # TIME_WAIT
+            yield int(local.split(":")[1], 16), int(remote.split(":")[1], 16)
 
 
 def answers(port: int) -> bool:

@@ -25,6 +25,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         assert not unexpected(log), f"{name}: {unexpected(log)}"
 
 
+@pytest.fixture(scope="module")
+def strained(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Servers of a module's own, which it may break; patience is short there (contract 7.1)."""
+    env = {"CONTRACT_LIMITS": '{"heartbeat": 2.0, "answer": 1.9, "hello": 1.5}'}
+    with Cluster(tmp_path_factory.mktemp("strained"), free_ports(16), env) as strained:
+        settings = {"REALTIME_REDIS_URL": strained.redis_url, "REALTIME_PREFIX": strained.stack.env["REALTIME_PREFIX"]}
+        with override_settings(**settings):
+            yield strained
+        logs = strained.logs()
+    for name, log in logs.items():
+        assert not unexpected(log), f"{name}: {unexpected(log)}"
+
+
 @pytest.fixture(scope="package")
 def _publisher(cluster: Cluster) -> Iterator[None]:
     with override_settings(REALTIME_REDIS_URL=cluster.redis_url, REALTIME_PREFIX=cluster.stack.env["REALTIME_PREFIX"]):

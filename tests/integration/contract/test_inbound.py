@@ -35,12 +35,6 @@ FACILITIES = ("contract", "contract-async")
 V1 = "realtime.v1"
 
 
-def ended(place: Place, note: str) -> list[int]:
-    """The codes that `disconnected` got, once it got one."""
-    wait_until(partial(place.notes.read, note, "disconnected"), what=f"{note}: `disconnected` never ran")
-    return [each["code"] for each in place.notes.read(note, "disconnected")]
-
-
 def values(place: Place, note: str) -> list[Any]:
     return [each["value"] for each in place.notes.read(note, "receive")]
 
@@ -135,7 +129,7 @@ def test_a_handler_that_raises(place: Place, facility: str, name: str) -> None:
         with suppress(ConnectionClosed):
             websocket.send('{"op":"send","id":2,"data":"after"}')
         assert end_of(websocket) == (1011, "the handler failed")
-        assert ended(place, name) == [1011]
+        assert place.ended(name) == [1011]
         other.send('{"do":"echo","value":"goes on"}')
         assert other.recv(PATIENCE) == "goes on"
     assert values(place, name) == [{"do": "raise"}]
@@ -153,7 +147,7 @@ def test_a_handler_that_raises(place: Place, facility: str, name: str) -> None:
 def test_an_end_that_raises(place: Place, name: str) -> None:
     with raw(place, note=name, fail_at_the_end="", listen=[]) as websocket:
         websocket.send("x")
-    assert ended(place, name) == [1000]
+    assert place.ended(name) == [1000]
     wait_until(lambda: f"{name}" in place.log.read_text() or "disconnected() failed" in place.log.read_text())
 
 
@@ -166,11 +160,11 @@ def test_what_a_handler_forbids(place: Place, facility: str, name: str) -> None:
         websocket.send('{"op":"send","id":2,"data":{"do":"deny"}}')
         assert said(websocket) == {"op": "error", "id": 2, "code": "forbidden", "reason": "not allowed"}
         assert end_of(websocket) == (1008, "again: forbidden: not allowed")
-    assert ended(place, name) == [1008]
+    assert place.ended(name) == [1008]
     with raw(place, facility, note=f"{name}-raw", listen=[]) as websocket:
         websocket.send('{"do":"deny","reason":"not you"}')
         assert end_of(websocket) == (1008, "not you")
-    assert ended(place, f"{name}-raw") == [1008]
+    assert place.ended(f"{name}-raw") == [1008]
 
 
 @pytest.mark.parametrize("facility", FACILITIES)
@@ -183,7 +177,7 @@ def test_a_handler_closes(place: Place, facility: str, name: str) -> None:
         websocket.send("late")
         assert [json.loads(websocket.recv(PATIENCE)) for _ in range(20)] == list(range(20))
         assert end_of(websocket) == (4123, "enough é")
-    assert ended(place, name) == [4123]
+    assert place.ended(name) == [4123]
     assert len(values(place, name)) == 21
 
 
@@ -239,7 +233,7 @@ def test_a_bad_frame(place: Place, case: str, name: str) -> None:
         assert struct.unpack("!H", payload[:2])[0] == code
         assert [each for each in got if each[0] == TEXT] == [(TEXT, b"1"), (TEXT, b"2")]
         assert wire.end() is None
-    assert ended(place, name) == [code]
+    assert place.ended(name) == [code]
     assert len(values(place, name)) == 2
 
 
@@ -251,7 +245,7 @@ def test_a_message_that_is_too_big(place: Place, name: str) -> None:
         websocket.send("é" * 524_288)
         websocket.send("é" * 524_288 + "x")
         assert end_of(websocket) == (1009, "over 1048576 bytes")
-    assert ended(place, name) == [1009]
+    assert place.ended(name) == [1009]
     assert len(values(place, name)) == 2
     with v1(place, note=f"{name}-v1", listen=[]) as (websocket, _):
         websocket.send(json.dumps({"op": "send", "id": 1, "text": "x" * 1_048_576}))
@@ -265,13 +259,12 @@ def test_too_many_messages(place: Place, protocol: str, name: str) -> None:
     # contract 6.3: over the inbound rate
     with Wire(place).opened(place.path(note=name, listen=[]), protocol=V1 if protocol == "v1" else None) as wire:
         if protocol == "v1":
-            wire.send(text(b'{"op":"hello"}'))
-            wire.read()
+            wire.hello()
         one = b"x" if protocol == "raw" else b'{"op":"send","text":"x"}'
         wire.send(text(one) * 2_000)
         opcode, payload = wire.read()
         assert (opcode, payload) == (CLOSE, struct.pack("!H", 1008) + b"over 100 messages a second: slow down")
-    assert ended(place, name) == [1008]
+    assert place.ended(name) == [1008]
     assert 200 <= len(values(place, name)) < 2_000
 
 
@@ -308,7 +301,7 @@ def test_what_v1_does_not_allow(place: Place, case: str, name: str) -> None:
         closed = end_of(websocket)
         assert closed[0] == 1008
         assert str(closed[1]).startswith(f"again: {code}")
-    assert ended(place, name) == [1008]
+    assert place.ended(name) == [1008]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +319,7 @@ def test_what_v1_does_not_allow_first(place: Place, value: str, code: str, name:
         assert json.loads(wire.read()[1])["code"] == code
         wire.send(text(b'{"op":"hello"}'))
         assert json.loads(wire.read()[1])["op"] == "ready"
-    assert ended(place, name) == [1006]
+    assert place.ended(name) == [1006]
 
 
 # 6.4: `disconnected` runs once
@@ -409,11 +402,11 @@ def test_disconnected_runs_once(place: Place, case: str, facility: str, name: st
     end, code = ENDINGS[case]
     with Wire(place).opened(place.path(facility, note=name, listen=[])) as wire:
         end(wire)
-    assert ended(place, name) == [code]
+    assert place.ended(name) == [code]
     with raw(place, facility, note=f"{name}-fence", listen=[]) as websocket:
         websocket.send("x")
-    assert ended(place, f"{name}-fence") == [1000]
-    assert ended(place, name) == [code]
+    assert place.ended(f"{name}-fence") == [1000]
+    assert place.ended(name) == [code]
 
 
 def test_a_client_that_stays_is_cut(place: Place, name: str) -> None:
@@ -422,7 +415,7 @@ def test_a_client_that_stays_is_cut(place: Place, name: str) -> None:
         assert wire.read() == (CLOSE, struct.pack("!H", 4999))
         wire.send(text(b"and goes on") * 1_000)  # and never answers
         assert wire.end() is None
-    assert ended(place, name) == [4999]
+    assert place.ended(name) == [4999]
     assert len(values(place, name)) == 1
 
 
@@ -444,7 +437,7 @@ def test_the_client_closes_while_a_handler_works(place: Place, facility: str, na
         assert wire.read() == (TEXT, b"answered")
         assert wire.read() == (CLOSE, struct.pack("!H", 1000))
         assert wire.end() is None
-    assert ended(place, name) == [1000]
+    assert place.ended(name) == [1000]
     events = [each["event"] for each in place.notes.read(name)]
     assert events == ["audiences", "receive", "received", "receive", "received", "disconnected"]
 
@@ -460,7 +453,7 @@ def test_the_client_hangs_up_while_a_handler_works(place: Place, facility: str, 
         place.notes.open_gate(name)
         assert wire.read() == (TEXT, b"answered")
         assert wire.end() is None
-    assert ended(place, name) == [1006]
+    assert place.ended(name) == [1006]
     assert [each["event"] for each in place.notes.read(name)][-1] == "disconnected"
 
 
@@ -469,7 +462,7 @@ def test_a_client_that_never_gets_in(place: Place, protocol: str, name: str) -> 
     # It leaves right after the handshake reply, before anything else happens.
     with Wire(place).opened(place.path(note=name), protocol=V1 if protocol == "v1" else None) as wire:
         wire.reset()
-    assert ended(place, name) == [1006]
+    assert place.ended(name) == [1006]
 
 
 def test_pings_are_answered(place: Place) -> None:

@@ -131,6 +131,18 @@ class Wire(RawClient):
         """End with FIN."""
         self.__exit__()
 
+    @property
+    def port(self) -> int:
+        """Our own port."""
+        port: int = self.socket.getsockname()[1]
+        return port
+
+    def hello(self) -> "Wire":
+        """Say hello, and read `ready`."""
+        self.send(frame(TEXT, b'{"op":"hello"}'))
+        assert b'"ready"' in self.read()[1]
+        return self
+
     def rest(self) -> bytes:
         """Everything up to the end of the stream."""
         return self._stream.read()
