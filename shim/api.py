@@ -47,6 +47,8 @@ class _Ready(NamedTuple):
 
 
 def _ready(facility: str, audience: Audience, message: object, history: History | None) -> _Ready:
+    if history is not None and not isinstance(history, History):
+        raise TypeError(f"history is a History(size, ttl) or None, not {shown(history)}")
     settings_ = conf()
     wanted = Message.of(message)
     return _Ready(

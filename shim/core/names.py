@@ -22,6 +22,7 @@ MAX_NAME_BYTES: Final = 65_536
 """Longest user, group, session or facility name, in bytes of UTF-8."""
 
 _LONGEST_PLAIN: Final = 120
+_LONGEST_KEPT: Final = 256  # characters: longer names are encoded anew each time, so the caches stay under 4 MiB
 _ESCAPED: Final = re.compile(rb"[^A-Za-z0-9_.@-]")
 
 
@@ -41,15 +42,20 @@ def _checked(name: object, what: str) -> str:
     return name
 
 
-@lru_cache(maxsize=4096)
 def _encoded(name: str) -> str:
+    return _kept_encoded(name) if len(name) <= _LONGEST_KEPT else _encode(name)
+
+
+def _hashed(name: str) -> str:
+    return "~" + sha256(name.encode()).hexdigest()
+
+
+def _encode(name: str) -> str:
     plain = _ESCAPED.sub(lambda match: b"%%%02X" % match[0][0], name.encode()).decode("ascii")
     return plain if len(plain) <= _LONGEST_PLAIN else _hashed(name)
 
 
-@lru_cache(maxsize=4096)
-def _hashed(name: str) -> str:
-    return "~" + sha256(name.encode()).hexdigest()
+_kept_encoded = lru_cache(maxsize=4096)(_encode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,12 @@ class TestHistory:
         with redis.Redis.from_url(bus_settings) as client:
             assert client.keys("*calls*") == []
 
+    @pytest.mark.parametrize("history", [0, (100, 300), "none"])
+    def test_is_a_history_and_nothing_is_sent_otherwise(self, ear: Ear, way: Publish, history: Any) -> None:
+        with pytest.raises(TypeError, match="history is a History"):
+            way("calls", Everyone(), "x", history=history)
+        assert ear.heard() == []
+
 
 class TestWhatCannotBeCarried:
     # contract 4.2
