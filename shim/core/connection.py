@@ -287,15 +287,16 @@ class Connection:
         if now < self._next_ping:
             return []
         self._next_ping = now + self._limits.heartbeat
+        pinged = now if self._pinged is None else self._pinged  # an answer may take longer than to the next ping
         if self.protocol is Protocol.V1:
-            self._pinged = now
+            self._pinged = pinged
             self.sink.send(PING_FRAME)
             return []
         if self._text_heartbeat:
             self.sink.send(TEXT_HEARTBEAT_FRAME)
         if not self._pings:
             return []
-        self._pinged = now
+        self._pinged = pinged
         return [Ping()]
 
     @property

@@ -287,6 +287,14 @@ class TestStayingAlive:
         assert code(made.beat(33.0)) == 4002
 
     @pytest.mark.parametrize("protocol", Protocol)
+    def test_an_answer_may_be_waited_for_longer_than_to_the_next_ping(self, protocol: Protocol) -> None:
+        made, _ = live(protocol, phase=1.0, limits=Limits(heartbeat=5.0, answer=12.0))
+        for now in (5.0, 10.0, 15.0):
+            made.beat(now)
+        assert made.beat(16.9) == []
+        assert code(made.beat(17.0)) == 4002
+
+    @pytest.mark.parametrize("protocol", Protocol)
     def test_anything_that_comes_is_life(self, protocol: Protocol) -> None:
         made, sink = live(protocol, phase=1.0)
         made.beat(25.0)
