@@ -212,7 +212,9 @@ class Process:
         if snapshot is not None:
             self.node.flag.pushed(snapshot)
         else:
-            await self._learn_from_database()
+            await asyncio.to_thread(
+                poll, self.node.flag
+            )  # no flip: nobody asked a process that was not there where to go
 
     async def _learn_from_database(self) -> None:
         if await asyncio.to_thread(poll, self.node.flag):  # not among the handlers: they may all be slow

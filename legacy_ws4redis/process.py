@@ -184,7 +184,7 @@ class Process:
         if snapshot is not None:
             self.node.flag.pushed(snapshot)
         else:
-            self._learn_from_database()
+            poll(self.node.flag)  # no flip: nobody asked a process that was not there where to go
 
     def _learn_from_database(self) -> None:
         if poll(self.node.flag):
