@@ -194,7 +194,7 @@ class Servers:
             *("--gevent", "1000", "--gevent-early-monkey-patch"),
             *("--module", self.wsgi, "--need-app"),
             "--disable-logging",  # of requests: a WebSocket would show as one that takes hours
-            *("--die-on-term", "--worker-reload-mercy", "3"),
+            *("--die-on-term", "--worker-reload-mercy", "10"),
             *("--buffer-size", "32768"),  # for the request's head: cookies can be long
         ]
 

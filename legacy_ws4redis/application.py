@@ -16,10 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from legacy_ws4redis import stop
 from legacy_ws4redis.backend import LegacyBackend
 from legacy_ws4redis.handshake import RUNSERVER, NoSocket, Refused
-from legacy_ws4redis.process import Process, process
+from legacy_ws4redis.process import Process, drain, longest_drain, process
 from legacy_ws4redis.transport import Transport
+from shim import probes
 from shim.conf import conf
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect, End, Handle, Join, Ping
@@ -52,14 +54,19 @@ class WebsocketApplication:
     def __init__(self, application: WSGIApplication) -> None:
         """Wrap an application, usually Django's `get_wsgi_application()`."""
         self._application = application
+        stop.hold(drain, longest_drain)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; a WebSocket is served until it ends."""
         handshake = handshake_of(environ)
         if not wants_websocket(handshake, conf()):
-            return self._application(environ, start_response)
-        visit = _entered(environ, start_response, handshake)
-        return _refused(visit, environ, start_response) if isinstance(visit, Refusal) else visit.serve()
+            if (answer := probes.answer(handshake.path)) is None:
+                return self._application(environ, start_response)
+            return _say(start_response, answer.status, answer.word, probes.HEADERS)
+        served = process()
+        with served.visit():
+            visit = _entered(served, environ, start_response, handshake)
+            return _refused(visit, environ, start_response) if isinstance(visit, Refusal) else visit.serve()
 
 
 def handshake_of(environ: WSGIEnvironment) -> Handshake:
@@ -73,16 +80,21 @@ def handshake_of(environ: WSGIEnvironment) -> Handshake:
 
 
 def _refused(refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    body = refusal.reason.encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-    headers += refusal.headers()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), *refusal.headers()]
     if refusal.status == HTTPStatus.UPGRADE_REQUIRED and RUNSERVER not in environ:  # wsgiref takes no hop-by-hop header
         headers.append(("Upgrade", "websocket"))
-    start_response(f"{refusal.status} {HTTPStatus(refusal.status).phrase}", headers)
+    return _say(start_response, refusal.status, refusal.reason, headers)
+
+
+def _say(start_response: StartResponse, status: int, words: str, headers: Iterable[tuple[str, str]]) -> Iterable[bytes]:
+    body = words.encode()
+    start_response(f"{status} {HTTPStatus(status).phrase}", [*headers, ("Content-Length", str(len(body)))])
     return [body]
 
 
-def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake: Handshake) -> "_Visit | Refusal":
+def _entered(
+    served: Process, environ: WSGIEnvironment, start_response: StartResponse, handshake: Handshake
+) -> "_Visit | Refusal":
     """Everything up to acceptance, in the order of contract 1: what costs nothing first."""
     settings = conf()
     if not handshake.is_upgrade:
@@ -96,7 +108,6 @@ def _entered(environ: WSGIEnvironment, start_response: StartResponse, handshake:
     except NoSocket as error:
         logger.error("%s", error)  # noqa: TRY400  # a setting of the deployment: a traceback would not help
         return Refusal(500, "this server offers no WebSocket")
-    served = process()
     with served.lock:
         found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):

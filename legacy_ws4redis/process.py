@@ -11,9 +11,11 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
+from legacy_ws4redis import stop
 from legacy_ws4redis.backend import LegacyBackend
 from shim.api import redis_url, sync_bus
 from shim.bus.sync import SyncSubscription
@@ -25,12 +27,17 @@ from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
 from shim.core.node import Due, Node, control_channel
 from shim.core.wire import Position
+from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
 
 TICK_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 1.0
+GOODBYE_SECONDS: Final = 6.0
+"""How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
+
+MARGIN_SECONDS: Final = 2.0
 
 
 class Process:
@@ -55,6 +62,9 @@ class Process:
             on_down=self._down,
             name="realtime-subscription",
         )
+        self._visits = 0
+        self._empty = threading.Event()
+        self._empty.set()
 
     def start(self) -> None:
         """Start the threads, and learn the flag. Blocks for `REALTIME_TIMEOUT` at most while Redis does not answer."""
@@ -64,7 +74,33 @@ class Process:
             threading.Thread(target=_forever(work), name=f"realtime-{name}", daemon=True).start()
         self._first_answer.wait(self.conf.timeout)
 
+    def drain(self) -> None:
+        """Send everybody away within the drain window, and wait until the last handler has finished (contract 9.1).
+
+        From now on the process is not ready, and handshakes are refused. Returns as soon as all have gone; a handler
+        that is still busy `GOODBYE_SECONDS` after the window is left to the server's own patience. May be called again.
+        """
+        readiness.withdraw()
+        now = time.monotonic()
+        with self.lock:
+            self.node.drain(now)
+        self._empty.wait(self.node.drained_by + GOODBYE_SECONDS - now)
+
     # Connections
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Around all that is done for one handshake, up to the end of `disconnected`: `drain` waits for it."""
+        with self.lock:
+            self._visits += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._visits -= 1
+                if not self._visits:
+                    self._empty.set()
 
     def subscribe(self, connection: Connection, confirmed: threading.Event) -> None:
         """Ask for a connection's topics, and wait until Redis has confirmed them (contract 2.1).
@@ -242,4 +278,18 @@ def process() -> Process:
                 fresh = Process()
                 fresh.start()
                 _process, _process_pid = fresh, os.getpid()
+                stop.hold(drain, longest_drain)
     return _process
+
+
+def drain() -> None:
+    """Drain this process, if it has had any connection at all."""
+    if _process is not None and _process_pid == os.getpid():
+        _process.drain()
+    else:
+        readiness.withdraw()
+
+
+def longest_drain() -> float:
+    """Seconds that a drain takes at most, and a little more for the server to notice its end."""
+    return conf().pace.drain + GOODBYE_SECONDS + MARGIN_SECONDS

@@ -23,7 +23,7 @@ from tests.integration.crowd import PATIENCE, RAW, V1, Crowd, codes
 
 pytestmark = pytest.mark.servers
 
-DRAIN: Final = 2.0  # seconds
+DRAIN: Final = 1.5  # seconds
 ALL: Final = RAW + V1
 MOVED: Final = 1012
 REQUESTS: Final = 100  # after so many a worker of some servers is replaced
@@ -37,9 +37,23 @@ _UVICORN: Final = [
     *(sys.executable, "-m", "uvicorn", "--host", HOST, "--port", "{port}"),
     *("--ws", "websockets-sansio", "--timeout-graceful-shutdown", "10"),
 ]
+_UWSGI: Final = [
+    *(str(Path(sys.executable).parent / "uwsgi"), "--http-socket", f"{HOST}:{{port}}", "--master", "--processes", "2"),
+    *("--gevent", "200", "--gevent-early-monkey-patch", "--module", "demo.wsgi", "--need-app", "--disable-logging"),
+    *("--die-on-term", "--worker-reload-mercy", "20", "--touch-reload", "{touched}"),
+    *("--binary-path", sys.executable),  # it would run the Python below the virtual environment
+]
 ASGI: Final = "demo.asgi:application"
 WSGI: Final = "demo.wsgi"
 COMMANDS: Final = {
+    "uwsgi": _UWSGI,
+    "uwsgi-recycled": [*_UWSGI, "--processes", "1", "--max-requests", str(REQUESTS), "--min-worker-lifetime", "1"],
+    "gthread": [*_GUNICORN, "--worker-class", "gthread", "--threads", "64", WSGI],
+    "gthread-recycled": [
+        *(*_GUNICORN, "--workers", "1", "--worker-class", "gthread", "--threads", "64"),
+        *("--max-requests", str(REQUESTS), WSGI),
+    ],
+    "gevent": [*_GUNICORN, "--worker-class", "gevent", WSGI],
     "gunicorn-uvicorn": [*_REALTIME, ASGI],
     "uvicorn": [*_UVICORN, ASGI],
     "uvicorn-workers": [*_UVICORN, "--workers", "2", ASGI],
@@ -151,7 +165,7 @@ def _assert_calm(crowd: Crowd, server: Server) -> None:
     assert [each["code"] for each in told] == [MOVED] * ALL
 
 
-@pytest.mark.parametrize("kind", ["gunicorn-uvicorn", "uvicorn", "uvicorn-workers"])
+@pytest.mark.parametrize("kind", ["uwsgi", "gthread", "gevent", "gunicorn-uvicorn", "uvicorn", "uvicorn-workers"])
 def test_sigterm(kind: str, start: Callable[[str], Server]) -> None:
     server = start(kind)
     assert server.get("/realtime/readyz") == (200, b"ready")
@@ -187,12 +201,25 @@ def _hang_up(server: Server) -> None:
     server.process.send_signal(signal.SIGHUP)
 
 
+def _touch(server: Server) -> None:
+    os.utime(server.touched, (time.time() + 10, time.time() + 10))
+
+
 def _use_up(server: Server) -> None:
     for _ in range(REQUESTS):
         server.get("/realtime/livez")
 
 
-@pytest.mark.parametrize(("kind", "reload"), [("gunicorn-uvicorn", _hang_up), ("gunicorn-uvicorn-recycled", _use_up)])
+@pytest.mark.parametrize(
+    ("kind", "reload"),
+    [
+        ("uwsgi", _touch),
+        ("uwsgi-recycled", _use_up),
+        ("gthread-recycled", _use_up),
+        ("gunicorn-uvicorn", _hang_up),
+        ("gunicorn-uvicorn-recycled", _use_up),
+    ],
+)
 def test_reload(kind: str, reload: Callable[[Server], None], start: Callable[[str], Server]) -> None:
     server = start(kind)
 
