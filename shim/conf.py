@@ -63,6 +63,7 @@ _PACE: Final = {
     "move_least": (0.0, 3_600.0),
     "move_most": (0.001, 3_600.0),
     "move_within": (0.0, 600.0),
+    "stale": (0.0, 3_600.0),
     "arrival": (0.0, 86_400.0),
     "arrival_spread": (0.0, 86_400.0),
     "drain": (0.0, 30.0),  # contract 9.1

@@ -18,7 +18,7 @@ from shim.core.cohorts import FlagState, Snapshot
 from shim.core.connection import OPEN, Connection, Effect, State
 from shim.core.errors import WireError, shown
 from shim.core.pacing import TokenBucket, moments, spread
-from shim.core.protocol import Close
+from shim.core.protocol import Close, Protocol
 
 CONTROL: Final = "control"
 BEAT_SECONDS: Final = 1.0  # connections are walked this often for heartbeats
@@ -38,6 +38,8 @@ class Pace:
         admissions, admission_burst: handshakes (contract 1.1, 503 over it).
         moves, move_least, move_most: connections moved by a flip, and the window's bounds (8.5).
         move_within: a v1 client that was told `move` and is still here after this is closed with 1012 (8.3).
+        stale: for so long after a flip a v1 connection at the wrong backend is taken for one that asked where to go
+            before the flip: it is told within `move_least`, like those that were there.
         arrival, arrival_spread: a connection that arrives at the other cohort's backend long after a flip is moved
             this much later, plus a random part. A wrong address is never an error (1.4), and a client that cannot
             be told a better one must not be sent round in circles.
@@ -51,6 +53,7 @@ class Pace:
     move_least: float = 1.0
     move_most: float = 30.0
     move_within: float = 4.0
+    stale: float = 10.0
     arrival: float = 30.0
     arrival_spread: float = 30.0
     drain: float = 10.0
@@ -97,6 +100,7 @@ class Node:
         self._leaving: dict[str, float] = {}  # connection id → the moment it goes
         self._order: list[tuple[float, str]] = []  # heap of the same; entries not in `_leaving` are void
         self._flip_until = now
+        self._stale_until = now
         self._next_beat = now + BEAT_SECONDS
 
     def __len__(self) -> int:
@@ -124,6 +128,8 @@ class Node:
         elif self._is_elsewhere(connection):
             if now < self._flip_until:  # it asked where to go before the flip, and came after it
                 self._let_go(connection.id, now + (self._flip_until - now) * self._random())
+            elif connection.protocol is Protocol.V1 and now < self._stale_until:
+                self._let_go(connection.id, now + self.pace.move_least * self._random())
             else:
                 self._let_go(connection.id, now + self.pace.arrival + self.pace.arrival_spread * self._random())
 
@@ -173,6 +179,7 @@ class Node:
         pace = self.pace
         window = spread(len(elsewhere), rate=pace.moves, least=pace.move_least, most=pace.move_most)
         self._flip_until = now + max(window, pace.move_least)
+        self._stale_until = now + pace.stale
         kept = {id: self._leaving[id] for id in elsewhere if self._leaving.get(id, inf) <= now + window}
         self._leaving = kept | told
         self._order = [(moment, id) for id, moment in self._leaving.items()]

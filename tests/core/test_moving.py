@@ -257,3 +257,37 @@ class TestNode:
         world.run(2.1)
         assert {code for _, code in world.gone.values()} == {1012}
         assert len(world.gone) == 10
+
+
+class TestStaleAnswers:
+    """A v1 client that asked where to go before a flip, and connected after it."""
+
+    def test_is_told_soon_and_not_after_the_patience_with_a_wrong_address(self) -> None:  # contract 8.2, 8.3
+        pace = Pace()
+        world = World(pace)
+        world.turn(percent=0)
+        world.turn(everyone=True)
+        world.run(pace.stale - 0.1)
+        (late,) = world.open()
+        world.run(pace.move_least + 0.1)
+        assert len(world.told[late.id]) == 1
+
+    def test_who_comes_later_has_the_usual_time(self) -> None:  # contract 1.4
+        pace = Pace()
+        world = World(pace)
+        world.turn(percent=0)
+        world.turn(everyone=True)
+        world.run(pace.stale + 0.1)
+        (wrong,) = world.open()
+        world.run(pace.arrival - 0.2)
+        assert world.told[wrong.id] == []
+
+    def test_raw_has_the_usual_time_too(self) -> None:  # contract 1.4: it may have no way to ask
+        pace = Pace()
+        world = World(pace)
+        world.turn(percent=0)
+        world.turn(everyone=True)
+        world.run(2.0)
+        (wrong,) = world.open(protocol=Protocol.RAW, joined=False)
+        world.run(pace.arrival - 0.2)
+        assert wrong.id not in world.gone

@@ -255,7 +255,7 @@ class TestArrivals:
     def test_a_wrong_address_is_no_error_and_left_alone_for_long(self) -> None:
         world = World()
         world.turn(everyone=True)
-        world.run(5.0)
+        world.run(PACE.stale + 0.1)
         (wrong,) = world.open()
         world.run(PACE.arrival - 0.1)
         assert world.gone == {}
