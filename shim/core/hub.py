@@ -237,10 +237,13 @@ class Hub:
         if not complete:
             # All that is left is the unbroken run at the end: skip to it, and say so (contract 7.4).
             self._gap(topic, Position(result.position.epoch, first - 1))
+        is_ahead = False
         for record in records:
             if record.position is not None and record.position.seq > topic.position.seq:
-                self._hand_on_before(topic, record)
+                is_ahead = not self._hand_on_before(topic, record)
                 self._hand_on(topic, record)
+        if is_ahead:
+            self._forget_before(topic)
         return self._resume(topic)
 
     def unhealed(self, channel: str) -> None:
@@ -425,17 +428,33 @@ class Hub:
         for joining in topic.joining.values():
             joining.keep(delivery)
 
-    def _hand_on_before(self, topic: _Topic, record: Record) -> None:
-        """Hand on what waits without a position and came before this record: history does not have it (3.2)."""
+    def _hand_on_before(self, topic: _Topic, record: Record) -> bool:
+        """Hand on what waits without a position and came before this record: history does not have it (3.2).
+
+        Returns:
+            Whether the record itself has come.
+        """
         index = next((i for i, waiting in enumerate(topic.pending) if waiting.position == record.position), None)
         if index is None:
-            return
-        earlier, topic.pending = topic.pending[:index], topic.pending[index + 1 :]
-        topic.pending_bytes = sum(len(waiting.body) for waiting in topic.pending)
-        topic.asked_after = max(0, topic.asked_after - index - 1)
-        for waiting in earlier:
+            return False
+        for waiting in self._take_pending(topic, index + 1):
             if waiting.position is None:
                 self._hand_on(topic, waiting)
+        return True
+
+    def _forget_before(self, topic: _Topic) -> None:
+        """Forget what waits without a position where nobody knows whether it came before what history gave.
+
+        The history that was read may be ahead of what has reached us. At most once is promised, and the order (3.2).
+        """
+        waiting = topic.pending
+        self._take_pending(topic, next((i for i, each in enumerate(waiting) if each.position), len(waiting)))
+
+    def _take_pending(self, topic: _Topic, count: int) -> list[Record]:
+        taken, topic.pending = topic.pending[:count], topic.pending[count:]
+        topic.pending_bytes = sum(len(waiting.body) for waiting in topic.pending)
+        topic.asked_after = max(0, topic.asked_after - count)
+        return taken
 
     def _hand_on_to_ahead(self, topic: _Topic, delivery: Delivery, sender: Member | None) -> None:
         position = delivery.record.position

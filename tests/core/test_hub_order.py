@@ -49,3 +49,23 @@ def test_what_has_no_history_keeps_its_place_while_a_topic_heals() -> None:
         assert not hub.message(CHANNEL, encode(body))
     assert not hub.healed(ReadResult(CHANNEL, Position("e2", 2), (first, third)))
     assert member.texts() == ["first", "second", "third", "fourth"]
+
+
+def test_what_has_no_history_is_forgotten_rather_than_handed_on_too_late() -> None:
+    # contract 3.2, 5.1: the read is ahead of the subscription, so nobody knows any more which of the two came first.
+    hub, member = Hub("rt"), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(member)
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 0))])
+    hub.disconnected()
+    hub.connected()
+    assert [type(effect) for effect in hub.confirmed(CHANNEL)] == [Read]
+    assert not hub.message(CHANNEL, encode(record("first", None)))
+    second = record("second", Position("e1", 1))
+    again = hub.healed(ReadResult(CHANNEL, Position("e1", 1), (second,)))
+    assert [type(effect) for effect in again] == [Read]  # the line was broken
+    assert not hub.healed(ReadResult(CHANNEL, Position("e1", 1)))
+    assert not hub.message(CHANNEL, encode(second))
+    assert member.texts() == ["second"]
