@@ -1,0 +1,245 @@
+"""Contract 7.3, 7.4: Redis goes and comes back. Servers of this module's own, because it breaks them."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+from redis import Redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from contract_tests.servers import WORKERS
+from shim import Group, History, RealtimeUnavailable, User, realtime
+from tests.integration.contract.cluster import MAIN, PATIENCE, Cluster, Place, wait_until
+from tests.integration.contract.wire import V1, opened, refused
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def both(strained: Cluster) -> list[Place]:
+    return [strained.place(name) for name in MAIN]
+
+
+@pytest.fixture(params=MAIN)
+def place(request: pytest.FixtureRequest, strained: Cluster) -> Place:
+    return strained.place(request.param)
+
+
+@dataclass
+class Listener:
+    """A client that reads all the time, answers heartbeats, and keeps what it got."""
+
+    websocket: ClientConnection
+    values: list[Any] = field(default_factory=list)
+    others: list[Any] = field(default_factory=list)
+    ended: bool = False
+
+    def until(self, condition: Callable[["Listener"], object]) -> None:
+        """Wait for what this client shows."""
+        wait_until(lambda: condition(self), what=f"it is not so: {self.values[-30:]} {self.others}")
+
+    @property
+    def numbers(self) -> list[int]:
+        return [value for value in self.values if isinstance(value, int)]
+
+    def run(self) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                self.take(self.websocket.recv())
+        self.ended = True
+
+    def take(self, data: str | bytes) -> None:
+        if self.websocket.subprotocol is None:
+            self.values.append(json.loads(data) if str(data).isdigit() else data)
+            return
+        said = json.loads(data)
+        if said["op"] == "msg":
+            self.values.append(said.get("data", said.get("text")))
+        elif said["op"] == "ping":
+            self.websocket.send('{"op":"pong"}')
+        else:
+            self.others.append(said)
+
+
+@contextmanager
+def listeners(places: list[Place], name: str, **query: Any) -> Iterator[list[Listener]]:
+    """Two raw and two v1 clients on each server."""
+    with ExitStack() as stack:
+        found, threads = [], []
+        for place in places:
+            for number in range(4):
+                note = f"{name}-{place.name}-{number}"
+                url = place.url(listen=[["g", name]], note=note, **query)
+                websocket = stack.enter_context(opened(url, subprotocols=[V1] if number % 2 else None))
+                if number % 2:
+                    websocket.send('{"op":"hello"}')
+                    assert json.loads(websocket.recv(PATIENCE))["op"] == "ready"
+                found.append(Listener(websocket))
+        for each in found:
+            threads.append(threading.Thread(target=each.run))
+            threads[-1].start()
+        yield found
+        stack.close()
+        for thread in threads:
+            thread.join()
+
+
+# 7.4: the subscription is cut
+
+
+def test_a_lost_subscription_loses_nothing(both: list[Place], strained: Cluster, name: str) -> None:
+    # contract 7.4, 3.1, 3.2: cut while messages flow, again and again: no gap and no duplicate, raw and v1
+    n = 300
+    with Redis.from_url(strained.redis_url) as redis, listeners(both, name) as clients:
+        processes = len(redis.client_list(_type="pubsub"))  # each has one subscription connection
+        assert processes == 2 * WORKERS
+        for number in range(n):
+            if number % 60 == 30:  # within the 100 that history keeps, they are cut, and back
+                wait_until(lambda: len(redis.client_list(_type="pubsub")) == processes)
+                assert redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == processes
+            realtime.publish("contract", Group(name), number)
+        for client in clients:
+            client.until(lambda it: len(it.values) >= n)
+        realtime.publish("contract", Group(name), n)
+        for client in clients:
+            client.until(lambda it: it.values[-1] == n)
+            assert client.values == list(range(n + 1))
+            assert client.others == []  # no `gap`
+            assert not client.ended
+
+
+def test_a_loss_that_history_cannot_mend_is_said(both: list[Place], strained: Cluster, name: str) -> None:
+    # contract 7.4: `gap` to v1 clients, and what is left is in order and comes once
+    n = 200
+    with Redis.from_url(strained.redis_url) as redis, listeners(both, name) as clients:
+        realtime.publish("contract", Group(name), "begin")
+        for client in clients:
+            client.until(lambda it: it.values)
+        # Everything between two cuts is far more than a history of 3 can give back.
+        stop = time.monotonic() + 1.0
+        number = 0
+        while number < n or time.monotonic() < stop:
+            if number % 20 == 0:
+                redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            realtime.publish("contract", Group(name), number, history=History(size=3))
+            number += 1
+        realtime.publish("contract", Group(name), "end", history=History(size=3))
+        for client in clients:
+            client.until(lambda it: it.values[-1] == "end")
+            got = client.numbers
+            assert got == sorted(set(got))
+            if client.websocket.subprotocol == V1:
+                missing = len(got) < number + 1
+                assert bool([each for each in client.others if each["op"] == "gap"]) == missing
+
+
+# 7.3, 7.4: Redis stops
+
+
+def test_redis_stops(both: list[Place], strained: Cluster, name: str) -> None:
+    # contract 7.3, 7.4, 1.1
+    valkey = strained.stack.valkey
+    assert valkey is not None
+    with listeners(both, name) as clients:
+        realtime.publish("contract", Group(name), "before")
+        for client in clients:
+            client.until(lambda it: it.values == ["before"])
+        valkey.stop()
+        try:
+            for call in (
+                lambda: realtime.publish("contract", Group(name), "lost"),
+                lambda: realtime.disconnect(User(name)),
+            ):
+                started = time.monotonic()
+                with pytest.raises(RealtimeUnavailable):
+                    call()
+                assert time.monotonic() - started < 2.5
+            told = {"facility": "contract", "to": ["g", name], "value": "lost"}
+            for place, how in ((both[0], "publish"), (both[1], "publish"), (both[1], "apublish")):
+                answer = place.ask(how, None, **told)
+                assert answer["error"]
+                assert answer["seconds"] < 2.5
+            for place in both:
+                for facility in ("contract", "contract-async"):
+                    answered = refused(place, facility)
+                    assert (answered.status, answered.body) == (503, b"messages cannot be had just now")
+                    assert 5 <= int(answered.headers["retry-after"]) <= 10
+                assert refused(place, "nowhere").status == 404
+            # What a client sends still reaches its handler, and heartbeats go on.
+            for client in clients[::2]:
+                client.websocket.send('{"do":"echo","value":"still here"}')
+                client.until(lambda it: it.values[-1] == "still here")
+        finally:
+            valkey.start()
+        # It remembers nothing; what is published from now on comes whole, whoever has found Redis by then.
+        for number in range(20):
+            realtime.publish("contract", Group(name), number)
+        for client in clients:
+            client.until(lambda it: it.numbers[-1:] == [19])
+            assert client.numbers == list(range(20))
+            assert not client.ended
+    for place in both:
+        wait_until(partial(_opens, place), what="nobody gets in again")
+
+
+def _opens(place: Place) -> bool:
+    with suppress(Exception), opened(place.url(listen=[])):
+        return True
+    return False
+
+
+def test_redis_hangs(both: list[Place], strained: Cluster, name: str) -> None:
+    # contract 7.3: a Redis that takes connections and says nothing is away, too
+    valkey = strained.stack.valkey
+    assert valkey is not None
+    with listeners(both, name) as clients:
+        os.kill(valkey.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            with pytest.raises(RealtimeUnavailable):
+                realtime.publish("contract", Group(name), "perhaps")
+            assert time.monotonic() - started < 2.5
+            for place in both:
+                answered = refused(place, listen=[["g", f"{name}-new"]])
+                assert (answered.status, answered.body) == (503, b"messages cannot be had just now")
+        finally:
+            os.kill(valkey.pid, signal.SIGCONT)
+        for number in range(20):
+            realtime.publish("contract", Group(name), number)
+        for client in clients:
+            client.until(lambda it: it.numbers[-1:] == [19])
+            assert client.numbers == list(range(20))
+            assert not client.ended
+
+
+# 6.4: kill -9
+
+
+def test_a_worker_is_killed(place: Place, strained: Cluster, name: str) -> None:
+    # contract 6.4: nobody runs `disconnected` for it; others do not notice
+    with listeners([place], name) as some, listeners([place], name) as more:
+        clients = [*some, *more]
+        notes = [f"{name}-{place.name}-{number}" for number in range(4)]
+        pids = [each["pid"] for note in notes for each in place.notes.read(note, "audiences")]
+        assert len(pids) == 8
+        victim = pids[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: any(client.ended for client in clients))
+        realtime.publish("contract", Group(name), 1)
+        for client in clients:
+            client.until(lambda it: it.ended or it.values == [1])
+        assert sum(client.ended for client in clients) == pids.count(victim)
+        assert all(client.values == [1] for client in clients if not client.ended)
+        wait_until(lambda: victim not in strained.pids(place.name))
+        with opened(place.url(listen=[])) as websocket:
+            websocket.send('{"do":"echo","value":"a new one"}')
+            assert websocket.recv(PATIENCE) == "a new one"
