@@ -138,7 +138,8 @@ class AsyncClient(BaseClient):
     async def send(self, value: object, *, ack_timeout: float | None = None) -> int:
         """Send a message to the facility's handler: `str`, `bytes`, a `Message`, or anything JSON can carry.
 
-        Nothing is kept for later: while there is no connection it raises.
+        Nothing is kept for later: while there is no connection it raises. Messages of one connection are taken in order
+        (contract 6.1); where two must be in order across a move, await the ack of the first.
 
         Args:
             value: the message.

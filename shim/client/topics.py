@@ -60,7 +60,7 @@ class Topics:
         for topic, position in told.items():
             mine, since = self.positions.get(topic), asked.get(topic)
             came = ready.recovered.get(topic) is True and since is not None and _continues(since, position)
-            if mine is not None and (came or _covers(mine, position, since)):
+            if mine is not None and (came or self._covers(topic, mine, position, since)):
                 known[topic] = mine  # the missing messages follow (contract 5.3), or came by another connection
                 start = since if came and since is not None else position
                 if start != mine:
@@ -126,6 +126,14 @@ class Topics:
 
     # Inside
 
+    def _covers(self, topic: str, mine: Position, told: Position, since: Position | None) -> bool:
+        """Whether another connection has, since `hello` asked from `since`, brought or explained all up to `told`."""
+        if mine == since or (since is not None and _behind(told, since)):
+            return False
+        if told.epoch == mine.epoch:
+            return told.seq <= mine.seq
+        return (topic, told.epoch) in self._left  # the server of the new connection does not know yet that it is over
+
     def _handed_on(self, received: Received) -> Deliver:
         self._counters.received += 1
         return Deliver(received)
@@ -151,8 +159,10 @@ class Topics:
         stream = self._streams.get(topic)
         if stream is None or _behind(position, stream):
             return False
-        older = position.epoch == stream.epoch != known.epoch
-        if older or (position.epoch == known.epoch and position.seq <= known.seq):
+        is_older = position.epoch == stream.epoch or (topic, position.epoch) in self._left
+        if (is_older and position.epoch != known.epoch) or (
+            position.epoch == known.epoch and position.seq <= known.seq
+        ):
             self._advance(topic, position, known)
             return True
         del self._streams[topic]
@@ -180,9 +190,3 @@ def _continues(mine: Position, told: Position) -> bool:
 
 def _behind(told: Position, known: Position) -> bool:
     return told.epoch == known.epoch and told.seq < known.seq
-
-
-def _covers(mine: Position, told: Position, since: Position | None) -> bool:
-    """Whether another connection has, since `hello` asked from `since`, brought all up to `told` and perhaps more."""
-    has_gone_back = since is not None and _behind(told, since)
-    return mine != since and told.epoch == mine.epoch and told.seq <= mine.seq and not has_gone_back

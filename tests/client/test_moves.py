@@ -444,3 +444,15 @@ class TestOverlap:
         assert len(machine.received(message(3, epoch="f"), 0.0)) == 1
         counters = machine.counters
         assert (counters.gaps, counters.holes, counters.duplicates_dropped) == (1, 0, 0)
+
+    def test_an_epoch_that_is_over_and_that_the_new_server_still_believes_in(self) -> None:
+        machine = opened()
+        link = dial(machine).link
+        machine.opened(0.0, URLS["channels"], link)
+        for epoch in ("f", "g"):
+            machine.received(frame("gap", topic="user", pos=[epoch, 0]), 0.0)
+        machine.received(ready({"user": ["e", 1]}, {"user": False}, backend="channels"), 0.0, link)
+        for epoch in ("f", "g"):
+            assert machine.received(frame("gap", topic="user", pos=[epoch, 0]), 0.0) == []
+        assert len(machine.received(message(1, epoch="g"), 0.0)) == 1
+        assert (machine.counters.gaps, machine.counters.protocol_errors) == (2, 0)
