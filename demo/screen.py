@@ -144,9 +144,9 @@ def summary(counts: dict[str, tuple[int, Count]], flips: list[Flip]) -> Renderab
         turns.add_row(f"{before} → {flip.percent} %", str(len(flip.landings)), *times)
         before = flip.percent
     note = Text(
-        "v1 clients move without a break: they leave one backend when the other is ready. Raw clients have no positions: "
-        "what is sent while one of them moves is lost to it, and the last message of each topic comes again when it is "
-        "back. Lost, doubled and out of order in DEMO are those of v1.",
+        "v1 clients move without a break: they leave one backend when the other is ready. Raw clients have no "
+        "positions: what is sent while one of them moves is lost to it, and the last message of each topic comes again "
+        "when it is back. Lost, doubled and out of order in DEMO are those of v1.",
         style="dim",
     )
     return Group(table, turns, note)
