@@ -17,6 +17,10 @@ help: ## this list
 #: PORT_BASE  first of three ports; default 8000 (demo, serve)
 #: REDIS_URL  use this Redis instead of the embedded Valkey (demo, serve)
 #: PYTHON     the Python that .venv is made with; default: the newest suitable one found
+#: PROFILE    quick, ci or deep; default: ci (contract)
+#: EXAMPLES   lives for each driver; default: what the profile says (contract)
+#: BACKENDS   legacy, channels, mixed, with commas between; default: all (contract)
+#: SEED       what chance begins with; a run says which it took (contract)
 #: ARGS       more arguments for pytest, for example ARGS="-k hub -x" (test)
 #
 # Variables given to make reach the programs as environment variables of the same name.
@@ -40,8 +44,9 @@ lint: ## ruff, mypy --strict and the import rules
 	@./bootstrap test
 	@$(PY) -m tests lint
 
-contract: ## the contract suite (not there yet)
-	@echo 'make contract: the contract suite is not there yet.' >&2; exit 1
+contract: ## the contract, executed: random lives on both backends, and on the two mixed
+	@./bootstrap test
+	@$(PY) -m contract_tests
 
 bench: ## the benchmarks (not there yet)
 	@echo 'make bench: there are no benchmarks yet.' >&2; exit 1

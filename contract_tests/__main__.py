@@ -36,17 +36,23 @@ LINE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How much is done: so many lives of so many steps; `seed` None is another each time."""
+    """How much is done: so many lives of so many steps.
+
+    Attributes:
+        seed: what chance begins with; None is another each time. database: a folder that keeps examples that failed,
+            where the next run begins.
+    """
 
     examples: int
     steps: int
     seed: int | None = None
+    database: str | None = "var/contract-examples"
 
 
 PROFILES: Final[Mapping[str, Profile]] = {
-    "quick": Profile(40, 20, seed=1),
-    "ci": Profile(1_000, 20),
-    "deep": Profile(10_000, 30),
+    "quick": Profile(40, 20, seed=1, database=None),
+    "ci": Profile(1_000, 22),
+    "deep": Profile(10_000, 32),
 }
 
 
@@ -94,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
                     steps=profile.steps,
                     seed=seed,
                     directory=str(folder / name),
-                    database=told.database,
+                    database=told.database or profile.database,
                     redis_url=told.redis_url,
                 ),
                 progress.add_task(name, total=told.examples or profile.examples),

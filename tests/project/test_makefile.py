@@ -32,7 +32,7 @@ def test_help_names_every_target_and_variable() -> None:
     assert {"HEADLESS", "DURATION", "PORT_BASE", "REDIS_URL", "PYTHON"} <= set(listed)
 
 
-@pytest.mark.parametrize("target", ["contract", "bench"])
+@pytest.mark.parametrize("target", ["bench"])
 def test_what_is_not_there_yet_says_so_and_fails(target: str) -> None:
     done = make(target)
     assert done.returncode != 0
