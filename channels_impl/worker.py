@@ -5,12 +5,13 @@ command line: see docs/how-to/deploy.md.
 """
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Any, ClassVar, Final
 
 from gunicorn.arbiter import Arbiter
-from uvicorn import Server
+from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
 from channels_impl.process import GOODBYE_SECONDS, process
@@ -26,11 +27,15 @@ MARGIN_SECONDS: Final = 2.0
 class DrainingServer(Server):
     """uvicorn's server, with a drain between the order to end and the end (contract 9.1): see `channels_impl.stop`."""
 
-    _drained: asyncio.Task[None] | None = None
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._parent = os.getppid()
+        self._drained: asyncio.Task[None] | None = None
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end. uvicorn asks ten times a second; it tells gunicorn, too, that the worker lives."""
-        if not await super().on_tick(counter):
+        # gunicorn's own workers end when their master has; nobody else would end this one, or replace it.
+        if not await super().on_tick(counter) and os.getppid() == self._parent:
             return False
         self.should_exit = True  # also where a limit was reached; uvicorn would log that again and again
         if self._drained is None:

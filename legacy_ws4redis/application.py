@@ -54,7 +54,7 @@ class WebsocketApplication:
     def __init__(self, application: WSGIApplication) -> None:
         """Wrap an application, usually Django's `get_wsgi_application()`."""
         self._application = application
-        stop.hold(drain, longest_drain)
+        stop.hold(drain, longest_drain, is_loading=True)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; a WebSocket is served until it ends."""

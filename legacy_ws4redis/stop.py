@@ -6,7 +6,7 @@ then cuts them off; uWSGI with gevent waits for its greenlets when it reloads, w
 drains, serves HTTP and refuses handshakes meanwhile, and then gives the signal to the handler that was there before.
 
 * gunicorn: SIGTERM, for a stop and for a reload. The handler is Python's, and can be called. A worker that has served
-  its `max_requests` is sent no signal; it shows in `Worker.alive`.
+  its `max_requests`, or has lost its master, is sent no signal; `Worker` shows it.
 * uWSGI with gevent: SIGHUP for a reload, SIGINT or SIGTERM for a stop. The handlers are C's: libev's. That of SIGHUP
   is kept (signal(2) returns it) and ends every drain, because it is the patient one: it lets running requests finish.
   A worker that has served its `max-requests` is sent no signal; it accepts nothing any more and waits for its
@@ -70,7 +70,10 @@ class _Gunicorn:
         signal.signal(signal.SIGTERM, self._told)
 
     def must_stop(self) -> bool:
-        return self._is_told or not getattr(self._worker, "alive", True)
+        if self._is_told or self._worker is None:
+            return self._is_told
+        parent = os.getppid()
+        return not getattr(self._worker, "alive", True) or getattr(self._worker, "ppid", parent) != parent
 
     def stop(self) -> None:
         self._is_over = True
@@ -128,18 +131,19 @@ class _Uwsgi:
 _held_pid = 0
 
 
-def hold(drain: Callable[[], None], longest: Callable[[], float]) -> None:
+def hold(drain: Callable[[], None], longest: Callable[[], float], *, is_loading: bool = False) -> None:
     """Have orders to stop wait until a drain has ended, if this server and this thread allow it. Idempotent.
 
     Args:
         drain: called in a thread of its own; returns when the server may stop.
         longest: how many seconds a drain may take.
+        is_loading: the application is being loaded. That is too early under uWSGI: its gevent loop sets the handlers.
     """
     global _held_pid  # noqa: PLW0603  # one for each process
     if _held_pid == os.getpid():
         return
     try:
-        server = _server()
+        server = _server(is_loading=is_loading)
     except ValueError:
         logger.debug("not in the main thread: this process will stop without a drain")
         return
@@ -148,13 +152,13 @@ def hold(drain: Callable[[], None], longest: Callable[[], float]) -> None:
         threading.Thread(target=_watch, args=(server, drain, longest), name="realtime-stop", daemon=True).start()
 
 
-def _server() -> _Server | None:
+def _server(*, is_loading: bool) -> _Server | None:
     try:
         uwsgi: Any = importlib.import_module("uwsgi")  # exists only inside of uWSGI
     except ImportError:
         handler = signal.getsignal(signal.SIGTERM)
         return _Gunicorn(handler) if callable(handler) else None
-    return _Uwsgi(uwsgi) if _option(uwsgi, "gevent", 0) and uwsgi.worker_id() else None
+    return _Uwsgi(uwsgi) if _option(uwsgi, "gevent", 0) and not is_loading else None
 
 
 def _option(uwsgi: Any, name: str, default: int) -> int:

@@ -35,7 +35,7 @@ _GUNICORN: Final = [
 _REALTIME: Final = [*_GUNICORN, "--worker-class", "channels_impl.worker.RealtimeWorker"]
 _UVICORN: Final = [
     *(sys.executable, "-m", "uvicorn", "--host", HOST, "--port", "{port}"),
-    *("--ws", "websockets-sansio", "--timeout-graceful-shutdown", "10"),
+    *("--ws", "channels_impl.uvicorn_protocol:RealtimeProtocol", "--timeout-graceful-shutdown", "10"),
 ]
 _UWSGI: Final = [
     *(str(Path(sys.executable).parent / "uwsgi"), "--http-socket", f"{HOST}:{{port}}", "--master", "--processes", "2"),
@@ -47,7 +47,10 @@ ASGI: Final = "demo.asgi:application"
 WSGI: Final = "demo.wsgi"
 COMMANDS: Final = {
     "uwsgi": _UWSGI,
-    "uwsgi-recycled": [*_UWSGI, "--processes", "1", "--max-requests", str(REQUESTS), "--min-worker-lifetime", "1"],
+    "uwsgi-recycled": [
+        *(*_UWSGI, "--processes", "1", "--lazy-apps"),
+        *("--max-requests", str(REQUESTS), "--min-worker-lifetime", "1"),
+    ],
     "gthread": [*_GUNICORN, "--worker-class", "gthread", "--threads", "64", WSGI],
     "gthread-recycled": [
         *(*_GUNICORN, "--workers", "1", "--worker-class", "gthread", "--threads", "64"),
