@@ -66,12 +66,16 @@ async def _say(send: ASGISendCallable, status: int, words: str, headers: Iterabl
 
 async def _lifespan(_: object, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Start the process's subscription before the first connection, end it after the last."""
+    stop: Stop | None = None
     while True:
         event = await receive()
         if event["type"] == "lifespan.startup":
-            Stop((await process()).drain).hold()
+            stop = Stop((await process()).drain)
+            stop.hold()
             await send({"type": "lifespan.startup.complete"})
         elif event["type"] == "lifespan.shutdown":
+            if stop is not None:
+                stop.release()
             await (await process()).close()
             await send({"type": "lifespan.shutdown.complete"})
             return

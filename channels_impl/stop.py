@@ -42,6 +42,11 @@ class Stop:
             return
         self._server = handler
 
+    def release(self) -> None:
+        """Give the signal back to the server."""
+        if self._server is not None and signal.getsignal(signal.SIGTERM) == self._told:
+            signal.signal(signal.SIGTERM, self._server)
+
     def _told(self, _: int, __: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._begin)
 
@@ -53,5 +58,5 @@ class Stop:
         try:
             await self._drain()
         finally:
-            signal.signal(signal.SIGTERM, self._server)
+            self.release()
             signal.raise_signal(signal.SIGTERM)

@@ -316,6 +316,27 @@ class TestDrain:
         for start in range(10):
             assert sum(start <= moment < start + 1 for moment in times) <= n / 10 * 1.15 + 2
 
+    def test_being_told_twice_puts_nobody_off(self) -> None:
+        world = World(pace=Pace(drain=10.0))
+        world.open(40)
+        world.node.drain(world.now)
+        until = world.node.drained_by
+        assert until == world.now + 10.0
+        world.run(5.0)
+        left = len(world.gone)
+        world.node.drain(world.now)
+        assert world.node.drained_by == until
+        world.run(5.1)
+        assert 0 < left < 40 == len(world.gone)
+
+    def test_who_comes_in_at_last_goes_by_the_end_of_the_window(self) -> None:
+        world = World(pace=Pace(drain=10.0))
+        world.node.drain(world.now)
+        world.run(9.0)
+        world.open(20)
+        world.run(1.2)
+        assert len(world.gone) == 20
+
     def test_a_flip_while_draining_changes_nothing(self) -> None:
         world = World(pace=Pace(drain=10.0))
         world.turn(percent=0)
