@@ -234,18 +234,18 @@ class AsyncClient(BaseClient):
         try:
             if self._endpoint_address is not None:
                 await self._discover(self._endpoint_address)
-            url = await self._connect(link, self._handshake(self._target, self._connect_timeout))
+            websocket, url = await self._connect(self._handshake(self._target, self._connect_timeout))
         except (OSError, WebSocketException, DiscoveryError) as error:
             failed = error
             await self._step(link, lambda: self._failed(failed))
         else:
-            await self._serve(link, url)
+            await self._serve(link, websocket, url)
         return self._carries_on(link)
 
     async def _move(self, link: _Link, dial: Dial) -> bool:
         """Serve the new connection of a move (contract 8.3); whether it became the present one, and needs another."""
         try:
-            url = await self._connect(link, self._way(dial))
+            websocket, url = await self._connect(self._way(dial))
         except (OSError, WebSocketException, DiscoveryError) as error:
             failed = error
             await self._step(link, lambda: self._not_moved(dial, failed))
@@ -253,7 +253,7 @@ class AsyncClient(BaseClient):
             if not link.is_left:
                 raise
         else:
-            await self._serve(link, url)
+            await self._serve(link, websocket, url)
         return self._carries_on(link)
 
     def _new_link(self, number: int) -> _Link:
@@ -289,21 +289,18 @@ class AsyncClient(BaseClient):
                 writer.transport.abort()
         self._discovered(data, address)
 
-    async def _connect(self, link: _Link, way: Way) -> str:
+    async def _connect(self, way: Way) -> tuple[ClientConnection, str]:
         url, address, options = way
         if address.tls and self._ssl_context is not None:
             options["ssl"] = self._ssl_context
-        link.websocket = await connect(url, **options)
-        return url
+        return await connect(url, **options), url
 
-    async def _serve(self, link: _Link, url: str) -> None:
-        websocket = link.websocket
-        if websocket is None:
-            raise AssertionError("it is connected")
+    async def _serve(self, link: _Link, websocket: ClientConnection, url: str) -> None:
         code, reason, ours = int(Close.NORMAL), "", True
         try:
             async with websocket:
-                drop = await self._talk(link, url, websocket)
+                link.websocket = websocket
+                drop = await self._talk(link, websocket, url)
                 if drop is not None:
                     code, reason = drop.code, drop.reason
                     await websocket.close(code, reason)
@@ -311,7 +308,7 @@ class AsyncClient(BaseClient):
             code, reason, ours = end_of(error)
         await self._step(link, lambda: self._session.lost(code, reason, self._clock(), ours=ours, link=link.number))
 
-    async def _talk(self, link: _Link, url: str, websocket: ClientConnection) -> Drop | None:
+    async def _talk(self, link: _Link, websocket: ClientConnection, url: str) -> Drop | None:
         try:
             headers = websocket.response.headers if websocket.response is not None else None
             drop = await self._step(link, lambda: self._greeted(link.number, url, headers, websocket.subprotocol))

@@ -224,23 +224,23 @@ class Client(BaseClient):
         try:
             if self._endpoint_address is not None:
                 self._discover(link, self._endpoint_address)
-            url = self._connect(link, self._handshake(self._target, self._connect_timeout))
+            websocket, url = self._connect(link, self._handshake(self._target, self._connect_timeout))
         except (OSError, WebSocketException, DiscoveryError) as error:
             failed = error
             self._step(link, lambda: self._failed(failed))
         else:
-            self._serve(link, url)
+            self._serve(link, websocket, url)
         return self._carries_on(link)
 
     def _move(self, link: _Link, dial: Dial) -> bool:
         """Serve the new connection of a move (contract 8.3); whether it became the present one, and needs another."""
         try:
-            url = self._connect(link, self._way(dial))
+            websocket, url = self._connect(link, self._way(dial))
         except (OSError, WebSocketException, DiscoveryError) as error:
             failed = error
             self._step(link, lambda: self._not_moved(dial, failed))
         else:
-            self._serve(link, url)
+            self._serve(link, websocket, url)
         return self._carries_on(link)
 
     def _new_link(self, number: int) -> _Link:
@@ -282,23 +282,20 @@ class Client(BaseClient):
         with self._changed:
             self._discovered(data, address)
 
-    def _connect(self, link: _Link, way: Way) -> str:
+    def _connect(self, link: _Link, way: Way) -> tuple[ClientConnection, str]:
         url, address, options = way
         sock = link.line.dial(address.host, address.port, options["open_timeout"])
         sock.settimeout(None)  # `websockets` keeps its own time-outs from here on
         context = self._ssl_context if address.tls else None
-        link.websocket = connect(url, sock=sock, ssl=context, **options)
-        link.line.close()
-        return url
+        return connect(url, sock=sock, ssl=context, **options), url
 
-    def _serve(self, link: _Link, url: str) -> None:
-        websocket = link.websocket
-        if websocket is None:
-            raise AssertionError("it is connected")
+    def _serve(self, link: _Link, websocket: ClientConnection, url: str) -> None:
+        link.line.close()
         code, reason, ours = int(Close.NORMAL), "", True
         try:
             with websocket:
-                drop = self._talk(link, url, websocket)
+                link.websocket = websocket
+                drop = self._talk(link, websocket, url)
                 if drop is not None:
                     code, reason = drop.code, drop.reason
                     websocket.close(code, reason)
@@ -306,7 +303,7 @@ class Client(BaseClient):
             code, reason, ours = end_of(error)
         self._step(link, lambda: self._session.lost(code, reason, self._clock(), ours=ours, link=link.number))
 
-    def _talk(self, link: _Link, url: str, websocket: ClientConnection) -> Drop | None:
+    def _talk(self, link: _Link, websocket: ClientConnection, url: str) -> Drop | None:
         headers = websocket.response.headers if websocket.response is not None else None
         drop = self._step(link, lambda: self._greeted(link.number, url, headers, websocket.subprotocol))
         while drop is None and self._session.holds(link.number):

@@ -3,9 +3,15 @@
 # contract 8.3, 3.1, 3.2, 6.1
 
 import asyncio
+import json
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from demo.browser import Browser
 from demo.stack import CHANNELS, LEGACY, Stack
@@ -135,3 +141,48 @@ def test_six_flips_under_traffic(stack: Stack, turn: Callable[[int], object]) ->
             assert each.got == each.sent
 
     asyncio.run(scenario())
+
+
+@contextmanager
+def stubborn(stack: Stack) -> Iterator[ClientConnection]:
+    """A v1 client that passes `move` over; live on legacy."""
+    headers = {"Cookie": "realtime_anonymous=stubborn"}
+    url = f"{stack.ws[LEGACY]}lobby"
+    v1 = [Subprotocol("realtime.v1")]
+    with connect(url, additional_headers=headers, subprotocols=v1, compression=None) as websocket:
+        websocket.send('{"op":"hello"}')
+        hear(websocket, "ready")
+        yield websocket
+
+
+def hear(websocket: ClientConnection, op: str) -> dict[str, object]:
+    """The next frame of that kind."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        frame: dict[str, object] = json.loads(websocket.recv(timeout=deadline - time.monotonic()))
+        if frame["op"] == op:
+            return frame
+
+
+def test_who_passes_it_over_is_closed_when_the_time_is_over(stack: Stack, turn: Callable[[int], object]) -> None:
+    with stubborn(stack) as websocket:
+        turn(100)
+        told = hear(websocket, "move")
+        began = time.monotonic()
+        assert told == {"op": "move", "backend": CHANNELS, "url": f"{stack.ws[CHANNELS]}lobby", "within_ms": 4_000}
+        with pytest.raises(ConnectionClosed) as closed:
+            hear(websocket, "never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        assert 3.5 < time.monotonic() - began < 8.0
+
+
+def test_who_was_told_stays_when_the_flag_is_turned_back(stack: Stack, turn: Callable[[int], object]) -> None:
+    with stubborn(stack) as websocket:
+        turn(100)
+        hear(websocket, "move")
+        turn(0)
+        with pytest.raises(TimeoutError):
+            websocket.recv(timeout=5.5)  # longer than it had
+        turn(100)
+        hear(websocket, "move")  # and counts as any other again
