@@ -83,7 +83,7 @@ def settled(
 def log_failure(method: str, error: Exception, core: CoreConnection, visitor: Connection, node: Node) -> None:
     """Log a handler's error once, with all that tells whose it is (contract 6.2)."""
     logger.error(
-        "%s.%s() failed: connection=%s user=%r topics=%s backend=%s cohort=%s",
+        "%s.%s() failed: connection=%s user=%r topics=%r backend=%s cohort=%s",
         core.facility,
         method,
         core.id,

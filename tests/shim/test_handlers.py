@@ -239,7 +239,7 @@ class TestSettled:
         assert said == []
         (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
         text = record.getMessage()
-        for part in ("calls.receive()", "connection=c1", "user=None", "topics=everyone", "backend=legacy", "cohort="):
+        for part in ("calls.receive()", "connection=c1", "user=None", "topics='everyone'", "backend=legacy", "cohort="):
             assert part in text
         assert record.exc_info
         assert record.exc_info[0] is ZeroDivisionError
