@@ -34,10 +34,14 @@ from websockets.protocol import OPEN
 
 from channels_impl.line import EXTENSION
 from shim.core.node import Refusal
+from shim.core.protocol import Close as Codes
 from shim.door import malformed
 
 CLOSE_SECONDS: Final = 5.0
 """From a connection's last frame to its end, if the peer does not hang up. The legacy backend's `CLOSE_TIMEOUT`."""
+
+MAX_ANSWERS: Final = 1_048_576
+"""Bytes that may wait in the transport when a ping is answered: the client asks, and does not listen (contract 7.2)."""
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _PING: Final = Frame(Opcode.PING, b"").serialize(mask=False)
@@ -59,6 +63,7 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         self._is_taken_over = False
         self._answer: bytes | None = None  # the peer has ended it: our last frame, until the application knows
         self._is_over = False  # our last frame is on its way: whatever comes is thrown away
+        self._partial = bytearray()  # a message of which the end has not come
         self._eof = False  # the peer has hung up, and may still read
 
     # Coming in
@@ -90,6 +95,9 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
             return
         if self.conn.parser_exc is None and self.conn.close_rcvd is None:
             self._write(answer)
+            if answer and (waits := self.transport.get_write_buffer_size()) > MAX_ANSWERS:
+                code, reason = Codes.TOO_SLOW, f"{waits} bytes wait"
+                self._end(_close_frame(code, reason), code, reason)
         elif self.close_sent:
             self._hang_up(answer)
         else:
@@ -112,7 +120,7 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         """A message is whole; bad UTF-8 is 1007, and no news for the log."""
         if self.curr_msg_data_type == "text":
             try:
-                b"".join(self.frames).decode()
+                self.frames[0].decode()
             except UnicodeDecodeError as error:
                 self.frames = []
                 code, reason = CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}"
@@ -137,12 +145,19 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
 
     def _take(self, frame: Frame) -> None:
         match frame.opcode:
-            case Opcode.TEXT:
-                self.handle_text(frame)
-            case Opcode.BINARY:
-                self.handle_bytes(frame)
+            case Opcode.TEXT | Opcode.BINARY:
+                self.curr_msg_data_type = "text" if frame.opcode is Opcode.TEXT else "bytes"
+                if frame.fin:
+                    self.frames = [bytes(frame.data)]
+                    self.send_receive_event_to_app()
+                else:
+                    self._partial = bytearray(frame.data)
             case Opcode.CONT:
-                self.handle_cont(frame)
+                # One growing buffer, not a list of fragments: there may be as many as the client likes.
+                self._partial += frame.data
+                if frame.fin:
+                    self.frames, self._partial = [bytes(self._partial)], bytearray()
+                    self.send_receive_event_to_app()
             case Opcode.PONG:
                 self.handle_pong(frame)
             case _:
