@@ -98,7 +98,7 @@ def test_signs_of_life(place: Place, name: str) -> None:
 def test_a_client_of_v1_that_says_nothing(place: Place, name: str) -> None:
     # the contract's close codes: 4003
     with Wire(place).opened(place.path(note=name, listen=[]), protocol=V1) as wire:
-        assert wire.read() == (CLOSE, struct.pack("!H", 4003) + b"no hello within 1.5 s")
+        assert wire.read() == (CLOSE, struct.pack("!H", 4003) + b"no hello within 4 s")
     assert place.ended(name) == [4003]
 
 

@@ -1,14 +1,14 @@
 """Contract 7.2: clients that take nothing cost nobody else anything."""
 
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from shim import Group, realtime
 from tests.integration.contract.cluster import Cluster, Place
-from tests.integration.contract.wire import CLOSE, TEXT, Wire, close_frame, frame
+from tests.integration.contract.wire import BINARY, CLOSE, CONT, PING, TEXT, Wire, close_frame, frame
 
 pytestmark = pytest.mark.servers
 
@@ -51,3 +51,33 @@ def test_a_slow_client(place: Place, cluster: Cluster, name: str) -> None:
             place.let_go_of(wire.port)
         quick.send(frame(TEXT, b'{"do":"echo","value":"here"}'))
         assert quick.read() == (TEXT, b"here")
+
+
+def test_a_client_that_asks_and_never_listens(place: Place, cluster: Cluster, name: str) -> None:
+    # contract 7.2: what the server answers by itself counts, too
+    ping = frame(PING, b"x" * 125) * 1_000
+    with Wire(place, receive_buffer=4_096).opened(place.path(listen=[], note=name)) as wire:
+        before = memory_of(cluster.pids(place.name))
+        wire.socket.settimeout(1.0)
+        with suppress(OSError):
+            for _ in range(400):  # 50 MB
+                wire.send(ping)
+        assert place.ended(name) == [4001]
+        grown = memory_of(cluster.pids(place.name)) - before
+        assert grown < 20 * 1_048_576, f"{grown} bytes for one client"
+        place.let_go_of(wire.port)
+
+
+def test_a_message_in_a_million_pieces(place: Place, cluster: Cluster, name: str) -> None:
+    # contract 6.3: within the limit of a message, whatever it is cut into
+    with Wire(place).opened(place.path(listen=[], note=name)) as wire:
+        before = memory_of(cluster.pids(place.name))
+        wire.send(frame(BINARY, b"", fin=False))
+        for _ in range(20):
+            wire.send((frame(CONT, b"", fin=False) * 4 + frame(CONT, b"x", fin=False)) * 5_000)
+        wire.send(frame(CONT, b"!"))
+        wire.send(frame(TEXT, b'{"do":"echo","value":"here"}'))
+        assert wire.read() == (TEXT, b"here")
+        grown = memory_of(cluster.pids(place.name)) - before
+        assert grown < 16 * 1_048_576, f"{grown} bytes for 100 kB"
+    assert place.notes.read(name, "receive")[0]["value"] == (b"x" * 100_000 + b"!").hex()

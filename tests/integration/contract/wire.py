@@ -11,7 +11,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from tests.integration.contract.cluster import PATIENCE, Answer, Place
-from tests.legacy_ws4redis.rawclient import CLOSE, CONT, HANDSHAKE, PING, PONG, TEXT, RawClient, frame
+from tests.legacy_ws4redis.rawclient import BINARY, CLOSE, CONT, HANDSHAKE, PING, PONG, TEXT, RawClient, frame
 
 V1 = Subprotocol("realtime.v1")
 
@@ -170,6 +170,7 @@ def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
 
 
 __all__ = [
+    "BINARY",
     "CLOSE",
     "CONT",
     "PING",
