@@ -373,13 +373,19 @@ class Hub:
     def _enter(
         self, topic: _Topic, member: Member, at: Position, catch_up: list[Delivery], joining: _Joining
     ) -> list[Read]:
-        since, at = _unbroken(joining.kept, at)
+        is_ahead = (
+            topic.phase is not Phase.UNPLACED and at.epoch == topic.position.epoch and at.seq > topic.position.seq
+        )
+        # Of what has no history only that is owed which came after the position: the rest was published before the
+        # connection knew its place, and would be behind what it is handed from history (contract 2.1, 3.2).
+        since, at = ([], at) if is_ahead else _unbroken(joining.kept, at)
         frames = [delivery.frame(member.protocol) for delivery in catch_up + since if self._may_get(member, delivery)]
         if frames:
             member.sink.send_batch(frames)
         if topic.phase is Phase.UNPLACED:
             topic.position = at
             topic.of(member.protocol)[member] = None
+            self._take_pending(topic, _seen_up_to(topic.pending, at))
             return self._resume(topic)
         if at == topic.position:
             topic.of(member.protocol)[member] = None
@@ -460,9 +466,8 @@ class Hub:
         position = delivery.record.position
         for member, at in list(topic.ahead.items()):
             if position is None:
-                if member is not sender:
-                    member.sink.send(delivery.frame(member.protocol))
-            elif position.epoch == at.epoch and position.seq >= at.seq:
+                continue  # it was published before the last that this connection got: see `_enter`
+            if position.epoch == at.epoch and position.seq >= at.seq:
                 if position.seq > at.seq and member is not sender:
                     member.sink.send(delivery.frame(member.protocol))
                 del topic.ahead[member]
@@ -557,7 +562,7 @@ def _unbroken(kept: list[Delivery], at: Position) -> tuple[list[Delivery], Posit
     What does not follow without a hole is left to the healing of the topic.
     """
     taken = []
-    for delivery in kept:
+    for delivery in kept[_seen_up_to([delivery.record for delivery in kept], at) :]:
         position = delivery.record.position
         if position is None:
             taken.append(delivery)
@@ -565,3 +570,13 @@ def _unbroken(kept: list[Delivery], at: Position) -> tuple[list[Delivery], Posit
             taken.append(delivery)
             at = position
     return taken, at
+
+
+def _seen_up_to(records: Sequence[Record], at: Position) -> int:
+    """How many of these, in the order in which they came, are at or before a position: the last of them counts."""
+    last = 0
+    for count, record in enumerate(records, 1):
+        position = record.position
+        if position is not None and position.epoch == at.epoch and position.seq <= at.seq:
+            last = count
+    return last

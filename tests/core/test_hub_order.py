@@ -1,5 +1,7 @@
 """Orders of events that a random life found (contract 3.2)."""
 
+import pytest
+
 from shim.core.history import ReadResult
 from shim.core.hub import Hub, Read
 from shim.core.message import Kind
@@ -69,3 +71,32 @@ def test_what_has_no_history_is_forgotten_rather_than_handed_on_too_late() -> No
     assert not hub.healed(ReadResult(CHANNEL, Position("e1", 1)))
     assert not hub.message(CHANNEL, encode(second))
     assert member.texts() == ["second"]
+
+
+@pytest.mark.parametrize("somebody_else", [False, True])
+@pytest.mark.parametrize("has_come", [False, True])
+def test_what_came_before_the_last_message_does_not_come_after_it(somebody_else: bool, has_come: bool) -> None:
+    # contract 3.2, 5.2: the past is read while others publish; it holds the second message, and never the first.
+    if not somebody_else and not has_come:
+        return  # nobody can tell then which of the two was first
+    hub, other, member = Hub("rt"), Member("other", Protocol.RAW), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    if somebody_else:
+        hub.subscribe(other, [TOPIC])
+    hub.confirmed(CHANNEL)
+    if somebody_else:
+        hub.begin(other)
+        hub.attach(other, [ReadResult(CHANNEL, Position("e1", 0))])
+    hub.begin(member)
+    first, second = encode(record("first", None)), record("second", Position("e1", 1))
+    hub.message(CHANNEL, first)
+    if has_come:
+        hub.message(CHANNEL, encode(second))
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 1), (second,))])
+    if not has_come:
+        hub.message(CHANNEL, encode(second))
+    for body in ("third", "fourth"):
+        hub.message(CHANNEL, encode(record(body, None)))
+    assert member.texts() == ["second", "third", "fourth"]
+    assert other.texts() == (["first", "second", "third", "fourth"] if somebody_else else [])
