@@ -53,7 +53,7 @@ class Link:
     Attributes:
         topics: what it listens to, by label. positions: the last that its client knows, by label.
         unseen: what the client read and nobody has judged yet. closed: how it ended.
-        told_move: the server said `move`. reads: False while it has stopped reading.
+        told_move: the server said `move`. reads: False while it has stopped reading. history: the last that it got.
     """
 
     number: int
@@ -71,6 +71,7 @@ class Link:
     closed: Seen | None = None
     told_move: bool = False
     reads: bool = True
+    history: deque[Seen] = field(default_factory=lambda: deque(maxlen=8))
 
     @property
     def v1(self) -> bool:
@@ -107,6 +108,7 @@ class Link:
         Raises:
             Broken: it is not.
         """
+        self.history.append(seen)
         if seen.op == "closed":
             self._judge_end(seen)
         elif seen.op == "move":
@@ -136,13 +138,16 @@ class Link:
             return Broken(self.ending.clause, f"{self} should have ended with {codes}, {when}", self.place)
         items = self.allowed.missing()
         shown = "; ".join(map(str, items[:5]))
-        return Broken(items[0].clause, f"{self} did not get {len(items)}: {shown}, {when}", self.place)
+        return Broken(items[0].clause, f"{self} did not get {len(items)}: {shown}, {when}; it got {self._got()}", self.place)
+
+    def _got(self) -> str:
+        return "; ".join(map(str, self.history)) or "nothing so far"
 
     def _unexpected(self, seen: Seen, logs: dict[Topic, TopicLog]) -> Broken:
         pending = self.allowed.pending()
         expected = "; ".join(map(str, pending[:5])) or "nothing"
         clause, why = _diagnosis(seen, pending, self.topics, logs)
-        return Broken(clause, f"{self} got {seen}: {why}; allowed is {expected}", self.place)
+        return Broken(clause, f"{self} got {seen}: {why}; allowed is {expected}; it got {self._got()}", self.place)
 
 
 def _clause_of(code: int | None) -> str:
