@@ -138,7 +138,8 @@ class Link:
             return Broken(self.ending.clause, f"{self} should have ended with {codes}, {when}", self.place)
         items = self.allowed.missing()
         shown = "; ".join(map(str, items[:5]))
-        return Broken(items[0].clause, f"{self} did not get {len(items)}: {shown}, {when}; it got {self._got()}", self.place)
+        text = f"{self} did not get {len(items)}: {shown}, {when}; it got {self._got()}"
+        return Broken(items[0].clause, text, self.place)
 
     def _got(self) -> str:
         return "; ".join(map(str, self.history)) or "nothing so far"
@@ -147,7 +148,8 @@ class Link:
         pending = self.allowed.pending()
         expected = "; ".join(map(str, pending[:5])) or "nothing"
         clause, why = _diagnosis(seen, pending, self.topics, logs)
-        return Broken(clause, f"{self} got {seen}: {why}; allowed is {expected}; it got {self._got()}", self.place)
+        text = f"{self} got {seen}: {why}; allowed is {expected}; it got {self._got()}"
+        return Broken(clause, text, self.place)
 
 
 def _clause_of(code: int | None) -> str:
