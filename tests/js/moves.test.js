@@ -36,6 +36,7 @@ test("the old connection is kept for the answers that it owes", async () => {
   assert.equal(old.closed, null);
   const later = world.client.send("more"); // by the new one
   old.msg(2); // the new connection brings it
+  assert.deepEqual(world.values(), [1]);
   fresh.msg(2);
   old.frame({ op: "ack", id: 1 });
   await sent;
@@ -149,6 +150,7 @@ class Life {
   topics = ["user", "everyone", "group:a"];
   last = Object.fromEntries(this.topics.map(topic => [topic, 0]));
   trimmed = Object.fromEntries(this.topics.map(topic => [topic, 0])); // history begins after it
+  answered = new Map(); // socket → how many sends
   served = new Map(); // socket → what it has sent, by topic; before that it has not greeted
 
   constructor(seed) {
@@ -169,6 +171,12 @@ class Life {
   /** One step of a server for one connection: shake hands, be ready, or send the next message of some topic. */
   serve(socket) {
     if (!socket.sent.length) return socket.shake();
+    const asked = socket.frames.filter(({ op }) => op === "send").map(({ id }) => id);
+    const answered = this.answered.get(socket) ?? 0;
+    if (asked.length > answered && this.random() < 0.3) {
+      this.answered.set(socket, answered + 1);
+      return socket.frame({ op: "ack", id: asked[answered] });
+    }
     if (!this.served.has(socket)) {
       const { resume } = socket.frames[0], recovered = {}, sent = {}, topics = {};
       for (const topic of this.topics) {
@@ -193,6 +201,7 @@ class Life {
     else if (!socket) return this.world.pass(5_000);
     else if (chance < 0.34) socket.end(this.pick([1006, 1012, 1011, 4001]));
     else if (chance < 0.42 && this.served.has(socket)) socket.move(60_000);
+    else if (chance < 0.46) this.world.client.send(0);
     else this.serve(socket);
   }
 
