@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import debian
+
 ROOT = Path(__file__).resolve().parent.parent
 
 LINT: tuple[tuple[str, ...], ...] = (
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str]) -> int:
     passed, failed = lint()
     if list(arguments) == ["lint"]:
         return 1 if failed else 0
+    if not arguments:  # the whole of it; who asks for a part gets that and nothing else
+        debian.install()
     tally = Tally()
     code = pytest.main(list(arguments), plugins=[tally])
     result = {
