@@ -22,14 +22,21 @@ PATIENCE: Final = 20.0  # seconds for what happens at once on a machine that has
 SETTINGS: Final = "tests.integration.contract.settings"
 
 _GUNICORN: Final = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--log-level", "warning", "--bind"]
-_UVICORN: Final = [sys.executable, "-m", "uvicorn", "demo.asgi:application", "--log-level", "warning", "--host", HOST]
+_UVICORN: Final = [
+    *(sys.executable, "-m", "uvicorn", "demo.asgi:application", "--host", HOST, "--port", "{port}"),
+    *("--ws-max-size", "1402197", "--log-level", "warning"),
+]
 MORE: Final[Mapping[str, tuple[str, list[str]]]] = {
     "gthread": ("legacy", [*_GUNICORN, f"{HOST}:{{port}}", "-k", "gthread", "--threads", "64", "demo.wsgi"]),
     "gevent": ("legacy", [*_GUNICORN, f"{HOST}:{{port}}", "-k", "gevent", "demo.wsgi"]),
     "runserver": ("legacy", [sys.executable, "manage.py", "runserver", "--noreload", f"{HOST}:{{port}}"]),
-    "uvicorn": ("channels", [*_UVICORN, "--port", "{port}", "--ws", "websockets-sansio", "--ws-max-size", "1402197"]),
+    "uvicorn": ("channels", [*_UVICORN, "--ws", "channels_impl.uvicorn_protocol:RealtimeProtocol"]),
+    "asgi": ("channels", [*_UVICORN, "--ws", "websockets-sansio"]),
 }
-"""Kinds of servers beside the stack's uWSGI (`legacy`) and gunicorn with uvicorn (`channels`): backend and command."""
+"""Kinds of servers beside the stack's uWSGI (`legacy`) and gunicorn with uvicorn (`channels`): backend and command.
+
+`asgi` is a server that offers what ASGI does and nothing else: see `channels_impl.line`.
+"""
 
 MAIN: Final = ("legacy", "channels")
 ALL: Final = (*MAIN, *MORE)

@@ -6,12 +6,14 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
 from shim import Group, realtime
 from tests.integration.contract.cluster import MAIN, PATIENCE, Cluster, Place
+from tests.integration.contract.places import at_once
 from tests.integration.contract.wire import CLOSE, PING, PONG, TEXT, Wire, close_frame, frame
 
 pytestmark = pytest.mark.servers
@@ -20,9 +22,9 @@ V1 = "realtime.v1"
 ROUNDS = 2
 
 
-@pytest.fixture(params=MAIN)
-def place(request: pytest.FixtureRequest, strained: Cluster) -> Place:
-    return strained.place(request.param)
+@pytest.fixture
+def both(strained: Cluster) -> list[Place]:
+    return [strained.place(name) for name in MAIN]
 
 
 def opened(place: Place, protocol: str | None = None, facility: str = "contract", **query: Any) -> Wire:
@@ -33,6 +35,7 @@ def opened(place: Place, protocol: str | None = None, facility: str = "contract"
 # 7.1: heartbeats
 
 
+@at_once
 def test_silence(place: Place, name: str) -> None:
     # contract 7.1: a ping, and 4002 when nothing at all follows it
     with opened(place, note=name) as raw, opened(place, V1, note=f"{name}-v1") as v1:
@@ -71,6 +74,7 @@ def pong_v1(wire: Wire) -> None:
     wire.send(frame(TEXT, b'{"op":"pong"}'))
 
 
+@at_once
 def test_signs_of_life(place: Place, name: str) -> None:
     # contract 7.1: anything received counts; heartbeats are never a message
     lives: list[tuple[Callable[[Wire], None], dict[str, Any], int]] = [
@@ -95,6 +99,7 @@ def test_signs_of_life(place: Place, name: str) -> None:
         list(threads.map(live, range(len(lives))))
 
 
+@at_once
 def test_a_client_of_v1_that_says_nothing(place: Place, name: str) -> None:
     # the contract's close codes: 4003
     with Wire(place).opened(place.path(note=name, listen=[]), protocol=V1) as wire:
@@ -102,9 +107,16 @@ def test_a_client_of_v1_that_says_nothing(place: Place, name: str) -> None:
     assert place.ended(name) == [4003]
 
 
-@pytest.mark.parametrize("facility", ["contract", "contract-async"])
-def test_a_long_handler_is_not_silence(place: Place, facility: str, name: str) -> None:
+def test_a_long_handler_is_not_silence(both: list[Place], name: str) -> None:
     # contract 7.1: what lies unread while a handler works is our silence, not the client's
+    cases = [(place, facility) for place in both for facility in ("contract", "contract-async")]
+    with ThreadPoolExecutor(len(cases)) as threads:
+        list(threads.map(partial(work_long, name), cases))
+
+
+def work_long(name: str, case: tuple[Place, str]) -> None:
+    place, facility = case
+    name = f"{name}-{place.name}-{facility}"
     with opened(place, facility=facility, note=name) as wire, opened(place) as clock:
         wire.send(frame(TEXT, json.dumps({"do": "wait", "gate": name}).encode()))
         wire.send(frame(TEXT, b"another, so that nothing more is read"))
@@ -118,6 +130,7 @@ def test_a_long_handler_is_not_silence(place: Place, facility: str, name: str) -
             wire.send(frame(PONG, b""))
 
 
+@at_once
 def test_a_client_that_stalls_and_is_silent(place: Place, name: str) -> None:
     # contract 7.1: below the backlog limit, silence ends it; nothing of it stays
     with Wire(place, receive_buffer=4_096).opened(place.path(listen=[["g", name]], note=name)) as wire:
@@ -127,6 +140,7 @@ def test_a_client_that_stalls_and_is_silent(place: Place, name: str) -> None:
         place.let_go_of(wire.port)
 
 
+@at_once
 def test_a_client_that_never_stops_sending(place: Place, name: str) -> None:
     # contract 6.3, 7.2: it is closed for its rate, and others do not wait for it meanwhile
     flood = frame(TEXT, b"x") * 5_000

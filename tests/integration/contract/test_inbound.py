@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shim.core.protocol import frame_limit
 from tests.integration.contract.cluster import PATIENCE, Place, wait_until
-from tests.integration.contract.places import everywhere, with_line
+from tests.integration.contract.places import at_once, everywhere, with_line
 from tests.integration.contract.wire import (
     CLOSE,
     CONT,
@@ -409,6 +409,7 @@ def test_disconnected_runs_once(place: Place, case: str, facility: str, name: st
     assert place.ended(name) == [code]
 
 
+@at_once
 def test_a_client_that_stays_is_cut(place: Place, name: str) -> None:
     with Wire(place).opened(place.path(note=name, listen=[])) as wire:
         wire.send(text(b'{"do":"close","code":4999}'))
@@ -420,7 +421,7 @@ def test_a_client_that_stays_is_cut(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["with a code", "by reset", "by FIN", "by the handler", "by an error"])
-@pytest.mark.parametrize("place", ["uvicorn"], indirect=True)
+@pytest.mark.parametrize("place", ["asgi"], indirect=True)
 def test_disconnected_runs_once_by_asgi_alone(place: Place, case: str, name: str) -> None:
     test_disconnected_runs_once(place, case, "contract", name)
 

@@ -142,7 +142,9 @@ def test_a_change_that_nobody_tells(both: list[Place], turn: Callable[..., None]
     with raw(both[0], listen=[]) as websocket:
         turn(everyone=True, silent=True)
         assert end_of(websocket) == MOVED
+    turn(everyone=True)  # told, so that the other backend knows it, too, before it is changed again
     with raw(both[1], listen=[]) as websocket:
+        wait_until(lambda: is_here(websocket))
         turn(everyone=None, silent=True)
         assert end_of(websocket) == MOVED
 

@@ -103,7 +103,7 @@ def test_refuses(place: Place, case: str) -> None:
         assert answer.headers["upgrade"] == "websocket"  # RFC 9110 section 15.5.22; wsgiref forbids the header
 
 
-@pytest.mark.parametrize("place", ["uvicorn"], indirect=True)
+@pytest.mark.parametrize("place", ["asgi"], indirect=True)
 def test_refuses_by_asgi_alone(place: Place) -> None:
     # Any ASGI server with `websocket.http.response`: what reaches the application is refused as everywhere.
     for options, status, reason in REFUSALS.values():
