@@ -2,6 +2,7 @@
 
 # contract 3.1, 5.3, 8.3
 
+import json
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from tests.integration.conftest import free_ports
 from tests.integration.served import descendants
 from tests.js.chromium import PATIENCE, Chromium, Page, wait_for
 from tests.js.tools import CHROMIUM
+from tests.project.pages import DOCS, block
 
 pytestmark = [
     pytest.mark.servers,
@@ -145,6 +147,27 @@ def test_flips_killed_workers_and_a_frozen_page(
         page.wait_until("events.filter(event => event.type == 'lost').length >= 2 && client.state == 'open'")
         publisher.more(10)
     check(page, publisher)
+    page.evaluate("client.close()")
+
+
+def test_the_program_in_the_docs(stack: Stack, chromium: Chromium) -> None:
+    page = chromium.page(f"{stack.http[CHANNELS]}/health")
+    program = "\n".join(block(DOCS / "how-to" / "write-a-client.md", "browser").lines)
+    assert program.count('"calls"') == 1  # for which one would have to sign in
+    script = """
+      window.shown = [];
+      window.show = (topic, value) => shown.push([topic, value]);
+      const script = document.createElement("script");
+      script.type = "module";
+      script.textContent = PROGRAM + "; await client.opened; window.client = client";
+      document.body.append(script);
+    """
+    page.evaluate(script.replace("PROGRAM", json.dumps(program.replace('"calls"', '"lobby"'))))
+    page.wait_until("window.client")
+    with Publisher(stack) as publisher:
+        publisher.more(1)
+    page.wait_until(f"shown.length == {publisher.last}")
+    assert page.evaluate("shown[0]") == ["everyone", "1"]
     page.evaluate("client.close()")
 
 
