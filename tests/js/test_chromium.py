@@ -150,6 +150,29 @@ def test_flips_killed_workers_and_a_frozen_page(
     page.evaluate("client.close()")
 
 
+def test_put_away_and_offline(stack: Stack, chromium: Chromium, turn: Callable[[int], object]) -> None:
+    page = chromium.page(f"{stack.http[LEGACY]}/health")
+    page.evaluate(LISTEN)
+    page.evaluate("addEventListener('pageshow', ({ persisted }) => { window.wasKept = persisted; })")
+    with Publisher(stack) as publisher:
+        publisher.more(10)
+        page.call("Page.navigate", url=f"{stack.http[CHANNELS]}/health")
+        page.wait_until("!window.got && document.readyState == 'complete'")
+        publisher.more(20)
+        page.call("Page.navigateToHistoryEntry", entryId=page.call("Page.getNavigationHistory")["entries"][-2]["id"])
+        page.wait_until("window.wasKept && client.state == 'open'")  # from the back/forward cache
+
+        connects = page.evaluate("client.counters.connects")
+        for offline in (True, False):
+            conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            page.call("Network.emulateNetworkConditions", offline=offline, **conditions)
+            page.wait_until(f"navigator.onLine == {'false' if offline else 'true'}")
+            publisher.more(10)
+        page.wait_until(f"client.counters.connects > {connects} && client.state == 'open'")
+    check(page, publisher)
+    page.evaluate("client.close()")
+
+
 def test_the_program_in_the_docs(stack: Stack, chromium: Chromium) -> None:
     page = chromium.page(f"{stack.http[CHANNELS]}/health")
     program = "\n".join(block(DOCS / "how-to" / "write-a-client.md", "browser").lines)
