@@ -226,7 +226,7 @@ class Life {
 
 test("random lives: nothing lost, doubled or out of order through moves, losses and trims", async () => {
   let moved = 0, dropped = 0, gaps = 0;
-  for (let seed = 1; seed <= 100; seed++) {
+  for (let seed = 1; seed <= 60; seed++) {
     const life = new Life(seed);
     await life.run(250);
     const { world } = life, why = `seed ${seed}`;
@@ -248,12 +248,12 @@ test("random lives: nothing lost, doubled or out of order through moves, losses 
     gaps += world.gaps.length;
     world.client.close();
   }
-  assert.ok(moved > 100 && dropped > 100 && gaps > 10, `${moved} moves, ${dropped} losses, ${gaps} gaps`); // it was a test
+  assert.ok(moved > 60 && dropped > 60 && gaps > 5, `${moved} moves, ${dropped} losses, ${gaps} gaps`); // it was a test
 });
 
 test("random servers that repeat, leave out and go back: never a duplicate, never out of order, never silent", async () => {
   let holes = 0, duplicates = 0;
-  for (let seed = 1; seed <= 100; seed++) {
+  for (let seed = 1; seed <= 60; seed++) {
     const random = dice(seed), world = new World();
     world.chance = random;
     await settle();
