@@ -69,5 +69,7 @@ def unexpected(log: str) -> str:
     for trouble in re.finditer(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(.+)", log):
         if not re.match(chained, log[trouble.end() :]) and not any(word in trouble[1] for word in EXPECTED):
             return trouble[0]
-    found = re.search(r".*(?:WORKER TIMEOUT|was never awaited|never retrieved|SIGSEGV|DAMN|Unhandled exception).*", log)
+    found = re.search(
+        r".*(?:WORKER TIMEOUT|was never awaited|never retrieved|SIGSEGV|DAMN(?!.*signal 9)|Unhandled exception).*", log
+    )
     return found[0] if found else ""

@@ -238,7 +238,7 @@ def test_a_worker_is_killed(place: Place, strained: Cluster, name: str) -> None:
         notes = [f"{name}-{place.name}-{number}" for number in range(4)]
         pids = [each["pid"] for note in notes for each in place.notes.read(note, "audiences")]
         assert len(pids) == 8
-        victim = pids[0]
+        victim, before = pids[0], len(strained.pids(place.name))
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: any(client.ended for client in clients))
         realtime.publish("contract", Group(name), 1)
@@ -246,7 +246,9 @@ def test_a_worker_is_killed(place: Place, strained: Cluster, name: str) -> None:
             client.until(lambda it: it.ended or it.values == [1])
         assert sum(client.ended for client in clients) == pids.count(victim)
         assert all(client.values == [1] for client in clients if not client.ended)
-        wait_until(lambda: victim not in strained.pids(place.name))
+        wait_until(
+            lambda: victim not in (now := strained.pids(place.name)) and len(now) == before, what="no new worker"
+        )
         with opened(place.url(listen=[])) as websocket:
             websocket.send('{"do":"echo","value":"a new one"}')
             assert websocket.recv(PATIENCE) == "a new one"
