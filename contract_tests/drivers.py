@@ -1,5 +1,6 @@
 """Drivers: what a life needs to know of the system under test. A third backend gets the whole suite by writing one."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from shim.flag import flag_model
 
 PATIENCE: Final = 20.0
 """Seconds for what happens at once on a machine that has nothing else to do: a deadline, never a wait."""
+
+SHRINKING_PATIENCE: Final = 3.0
+SHRINKING_SECONDS: Final = 60.0
 
 
 type Program = Sequence[tuple[str, Mapping[str, Any]]]
@@ -60,17 +64,30 @@ class Driver:
     steps: int = 0
     shaken_until: float = 0.0
     failure: Failure | None = None
+    shrinks_until: float = 0.0
     on_life: Callable[[], None] = _nothing
 
     def failed(self, program: Program, error: BaseException) -> None:
         """A life has shown a failure; the last one stays, which is the smallest when Hypothesis has shrunk it."""
         if isinstance(error, Exception) and not isinstance(error, HypothesisException):
+            if self.failure is None:
+                self.shrinks_until = time.monotonic() + SHRINKING_SECONDS
             self.failure = Failure(list(program), error)
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether enough time was spent on making a failure smaller: lives do nothing from then on."""
+        return self.has_failed and time.monotonic() > self.shrinks_until
 
     @property
     def has_failed(self) -> bool:
         """Whether a life has broken the contract."""
         return self.failure is not None
+
+    @property
+    def patience(self) -> float:
+        """Seconds until what must come is missed; fewer once something was, or shrinking it would take for ever."""
+        return SHRINKING_PATIENCE if self.has_failed else PATIENCE
 
     def begin(self) -> None:
         """Before the first life."""

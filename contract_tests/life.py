@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from contract_tests.client import Seen
-from contract_tests.drivers import PATIENCE, Driver
+from contract_tests.drivers import Driver
 from contract_tests.link import Ending, Link, Topic
 from contract_tests.model import DIRECT, Broken, Item, Said, TopicLog, healed
 from contract_tests.people import Flag
@@ -173,7 +173,7 @@ class Life:
         Raises:
             Broken: something came that must not, or did not come in time.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.driver.patience
         while True:
             for link in self.links:
                 self._read(link)
@@ -181,7 +181,7 @@ class Life:
             if not waiting:
                 return
             if time.monotonic() > deadline:
-                raise waiting[0].missing(f"within {PATIENCE:g} s")
+                raise waiting[0].missing(f"within {self.driver.patience:g} s")
             readable = select.poll()
             for link in waiting:
                 readable.register(link.client.socket, select.POLLIN)
@@ -214,10 +214,10 @@ class Life:
         """
         reply = Said("text", "done")
         held: list[Seen] = []
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.driver.patience
         while not any(reply.is_in(seen) for seen in held):
             if time.monotonic() > deadline:
-                raise Broken("6.1", f"{link} got no answer within {PATIENCE:g} s", link.place)
+                raise Broken("6.1", f"{link} got no answer within {self.driver.patience:g} s", link.place)
             link.client.wait()
             held += link.client.pump()
             if held and held[-1].op == "closed":
@@ -275,10 +275,12 @@ class Life:
         self.hold("3.1", "3.2", "3.3", "6.4")
 
     def _see_disconnected(self, link: Link, codes: frozenset[int]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.driver.patience
         while not (ends := self.driver.notes.read(link.note, "disconnected")):
             if time.monotonic() > deadline:
-                raise Broken("6.4", f"disconnected() has not run for {link} within {PATIENCE:g} s", link.place)
+                raise Broken(
+                    "6.4", f"disconnected() has not run for {link} within {self.driver.patience:g} s", link.place
+                )
             time.sleep(_LOOK)
         told = [end["code"] for end in ends]
         if len(told) > 1 or told[0] not in codes:

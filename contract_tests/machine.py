@@ -40,6 +40,8 @@ def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
 def _noted(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def noted(self: "Basics", **arguments: Any) -> None:
+        if self.driver.is_tired:
+            return
         self.program.append((function.__name__, arguments))
         try:
             function(self, **arguments)
