@@ -8,6 +8,7 @@ test run is `TEST {"passed":…,"failed":…,"skipped":…,"seconds":…}`; a li
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests import debian
+
+# Most tests wait for servers and clients, so one process more than there are cores; a file's servers serve its tests.
+PARALLEL = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1 if failed else 0
     if not arguments:  # the whole of it; who asks for a part gets that and nothing else
         debian.install()
+        arguments = PARALLEL
     tally = Tally()
     code = pytest.main(list(arguments), plugins=[tally])
     result = {
