@@ -6,7 +6,7 @@ Variables: PORT_BASE (8000), REDIS_URL (the embedded Valkey), and for the demo H
 import os
 import sys
 
-from demo.part import StackError
+from contract_tests.part import StackError
 from demo.serve import serve
 from demo.show import LEAST_SECONDS, show
 from demo.stack import Stack

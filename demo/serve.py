@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-from demo.part import StackError
+from contract_tests.part import StackError
 from demo.stack import Stack
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
+from contract_tests.part import StackError
 from demo.browser import Browser
 from demo.crowd import Crowd, Flip, newcomer
 from demo.ledger import Count, Ledger, Published
-from demo.part import StackError
 from demo.people import PEOPLE
 from demo.publisher import Plan
 from demo.screen import FRAMES_A_SECOND, Screen, View, summary

@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from contract_tests.app.notes import Notes
-from demo.part import Part
+from contract_tests.part import Part
 from demo.stack import HOST, ROOT, Stack
 from tests.integration.served import descendants
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.part import Part
+from contract_tests.part import Part
 from demo.stack import ROOT
 from tests.integration.served import alive, descendants, wait_until
 
