@@ -80,7 +80,7 @@ def test_it_does_not_outlive_its_owner(tmp_path: Path, number: int) -> None:
         [
             sys.executable,
             "-c",
-            "import os, sys, time; from pathlib import Path; from tests.demo.test_part import part\n"
+            "import os, sys, time; from pathlib import Path; from tests.contract.test_part import part\n"
             "program = part(Path(sys.argv[1]), 'deaf'); program.start(); time.sleep(60)",
             str(tmp_path),
         ],
