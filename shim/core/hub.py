@@ -513,6 +513,9 @@ class Hub:
         for member, at in list(topic.ahead.items()):
             if at.epoch != topic.position.epoch:
                 self._skip(topic, member)  # what it joined in is over
+            elif at == topic.position:
+                del topic.ahead[member]
+                topic.of(member.protocol)[member] = None
         waited, topic.pending, topic.pending_bytes = topic.pending, [], 0
         known, topic.asked_after = topic.asked_after, 0
         for index, record in enumerate(waited):

@@ -100,3 +100,20 @@ def test_what_came_before_the_last_message_does_not_come_after_it(somebody_else:
         hub.message(CHANNEL, encode(record(body, None)))
     assert member.texts() == ["second", "third", "fourth"]
     assert other.texts() == (["first", "second", "third", "fourth"] if somebody_else else [])
+
+
+def test_who_is_where_its_topic_comes_to_stand_gets_what_has_no_history() -> None:
+    # contract 3.1: it joined in a new epoch before its topic knew of that; the healing brings nothing more.
+    hub, old, new = Hub("rt"), Member("old", Protocol.RAW), Member("new", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(old, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(old)
+    hub.attach(old, [ReadResult(CHANNEL, Position("e1", 3))])
+    hub.subscribe(new, [TOPIC])
+    hub.begin(new)
+    asked = hub.attach(new, [ReadResult(CHANNEL, Position("e2", 0))])
+    assert [type(effect) for effect in asked] == [Read]
+    assert not hub.healed(ReadResult(CHANNEL, Position("e2", 0)))
+    assert not hub.message(CHANNEL, encode(record("at most once", None)))
+    assert old.texts() == new.texts() == ["at most once"]
