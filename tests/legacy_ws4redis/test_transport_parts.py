@@ -54,9 +54,13 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.fixture
-def writer() -> Flusher:
+def writer() -> Iterator[Flusher]:
     """A flusher of one's own, so that a test may break it."""
-    return Flusher()
+    writer = Flusher()
+    yield writer
+    if writer._thread is None:  # nothing ever had to wait; a thread that runs keeps them for good
+        writer._sleeping.close()
+        writer._waking.close()
 
 
 def opened(ours: socket.socket, writer: Flusher, *, max_backlog: int = 1_000_000) -> Outbox:
