@@ -274,12 +274,17 @@ class Transport:
     def _feed(self, data: bytes) -> None:
         self.last_heard = time.monotonic()
         self._protocol.receive_data(data)
+        pings = 0
         for event in self._protocol.events_received():
             if isinstance(event, Frame) and self._verdict is None:
+                pings += event.opcode is Opcode.PING
                 self._take(event)
-        answer = b"".join(self._protocol.data_to_send())
-        if self._verdict is not None:
+        answers = self._protocol.data_to_send()
+        if self._verdict is not None:  # by `_take`: what was asked before it is answered, however TCP cut the stream
+            if pongs := b"".join(answers[:pings]):
+                self.send(pongs)
             return
+        answer = b"".join(answers)
         if self._protocol.state is OPEN:
             if answer:
                 self.send(answer)
