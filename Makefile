@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint contract bench
+.PHONY: help setup demo serve test lint contract matrix bench
 
 help: ## this list
 	@echo 'usage: make TARGET [VARIABLE=value ...]'
@@ -21,6 +21,9 @@ help: ## this list
 #: EXAMPLES   lives for each driver; default: what the profile says (contract)
 #: BACKENDS   legacy, channels, mixed, with commas between; default: all (contract)
 #: SEED       what chance begins with; a run says which it took (contract)
+#: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
+#: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
+#: REDIS      valkey, redis: the embedded one, Debian's redis-server; default: both (matrix)
 #: ARGS       more arguments for pytest, for example ARGS="-k hub -x" (test)
 #
 # Variables given to make reach the programs as environment variables of the same name.
@@ -47,6 +50,10 @@ lint: ## ruff, mypy --strict and the import rules
 contract: ## the contract, executed: random lives on both backends, and on the two mixed
 	@./bootstrap test
 	@$(PY) -m contract_tests
+
+matrix: ## the contract's quick profile on every supported Python, Django and Redis that can be had here
+	@./bootstrap test
+	@$(PY) -m tests.matrix
 
 bench: ## the benchmarks (not there yet)
 	@echo 'make bench: there are no benchmarks yet.' >&2; exit 1
