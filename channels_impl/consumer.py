@@ -128,7 +128,7 @@ async def _entered(
 
 
 class _Sink:
-    """`shim.core.hub.Sink` on an ASGI send, and on the line below where the server offers it."""
+    """`shim.core.member.Sink` on an ASGI send, and on the line below where the server offers it."""
 
     def __init__(self, send: ASGISendCallable, line: Line | None, max_backlog: int) -> None:
         self.confirmed = asyncio.Event()

@@ -145,7 +145,7 @@ def _entered(
 
 
 class _Sink:
-    """`shim.core.hub.Sink` on a transport."""
+    """`shim.core.member.Sink` on a transport."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -24,7 +24,7 @@ from shim.core.cohorts import CHANNELS, LEGACY
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Elsewhere
 from shim.core.errors import RealtimeUnavailable, shown
-from shim.core.hub import Sink
+from shim.core.member import Sink
 from shim.core.names import Topic
 from shim.core.node import Node, Refusal
 from shim.core.protocol import Protocol

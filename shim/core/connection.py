@@ -22,7 +22,7 @@ from typing import Final
 
 from shim.core.cohorts import Subject
 from shim.core.errors import InvalidPayload
-from shim.core.hub import Sink
+from shim.core.member import Sink
 from shim.core.message import MAX_MESSAGE_BYTES, Message
 from shim.core.names import Topic
 from shim.core.pacing import TokenBucket

@@ -95,7 +95,7 @@ class MemoryClient:
 
 
 class MemorySink:
-    """`shim.core.hub.Sink` without a socket: a frame is there at once, or waits while the client does not read.
+    """`shim.core.member.Sink` without a socket: a frame is there at once, or waits while the client does not read.
 
     Attributes:
         confirmed: whether Redis has confirmed all topics.

@@ -11,7 +11,7 @@ from shim.core.protocol import Frame, Protocol
 
 
 class Sink:
-    """`shim.core.hub.Sink` that keeps everything."""
+    """`shim.core.member.Sink` that keeps everything."""
 
     def __init__(self) -> None:
         self.last_heard = 0.0

@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 )
 
 from shim.core.history import ReadRequest, ReadResult, Want
-from shim.core.hub import Effect, Hub, Read, Sink, Subscribe, Unsubscribe
+from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.member import Sink
 from shim.core.message import Kind
 from shim.core.names import Everyone, Group, Topic, User
 from shim.core.protocol import Frame, Protocol

@@ -550,7 +550,7 @@ def test_a_change_that_nobody_pushed_is_found_in_the_database(memory: InMemory) 
 
 def test_nonsense_on_the_wire_is_passed_over(memory: InMemory, caplog: pytest.LogCaptureFixture) -> None:
     with connect("testing-desk") as connection:
-        channel = next(iter(memory.server().hub._topics))
+        channel = next(iter(memory.server().hub._feeds))
         for where in (channel, "rt:control"):
             memory.redis.call(("PUBLISH", where, "nonsense"))
         realtime.publish("testing-desk", Everyone(), 1)

@@ -1,0 +1,366 @@
+"""One topic as this process follows it: where it stands, who is with it, and who is behind or ahead of it.
+
+A feed is in one of three phases:
+
+* UNPLACED: nobody knows yet where the topic stands. Messages that arrive wait in `pending`.
+* LIVE: `position` is the last message that was handed on. The next one has `seq + 1` and goes straight out; an older
+  one is a duplicate and is dropped (contract 3.1); anything else is a hole and starts healing.
+* HEALING: a read of the history has been asked for. Messages that arrive wait in `pending`. The answer is handed on
+  first, then what waited: no gap, no duplicate (7.4). What cannot be completed is said: `gap`.
+
+A connection joins in two steps, because a position and a subscription cannot be had in one Redis command: `begin`
+(from now on, what the feed hands on is kept for it), then a read of the history by the owner, then `enter`, which
+hands over the past and then what was kept, filtered by `seq`. A connection that is ahead of the feed (its read was
+later than the last message that has come here) waits in `ahead` until the feed catches up; one that is behind makes
+the feed go back and read again, while the others wait in `ahead`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from shim.core.history import ReadRequest, ReadResult, Want
+from shim.core.member import Member
+from shim.core.protocol import Delivery, Protocol, gap_frame, label_json
+from shim.core.wire import Position, Record
+
+PENDING_BYTES: Final = 4 * 1_048_576
+"""Most bytes that may wait for one healing topic, or be kept for one joining connection."""
+
+
+class Phase(Enum):
+    """Where a feed is in its life; see the module's docstring."""
+
+    UNPLACED = auto()
+    LIVE = auto()
+    HEALING = auto()
+
+
+@dataclass(slots=True)
+class _Joining:
+    """What a feed handed on since a connection began to join it."""
+
+    kept: list[Delivery] = field(default_factory=list)
+    size: int = 0
+
+    def keep(self, delivery: Delivery) -> None:
+        self.size += len(delivery.record.body)
+        if self.size > PENDING_BYTES:
+            self.kept.clear()  # the history has to give it instead: see `_rewind`
+        else:
+            self.kept.append(delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A read that is on its way: it starts after a position, and can only be behind `seen` if Redis lost something."""
+
+    after: Position
+    seen: int
+
+
+class Feed:
+    """One topic of this process. Methods that return requests want these read, for `healed` or `unhealed`.
+
+    Attributes:
+        channel: on Redis. label: the topic's name on the client's side.
+        phase: see the module's docstring. position: the last message that was handed on.
+        wanted_by: the connections that listen, joined or not. quiet: nothing was handed on since the last check.
+        unsure: something may have been missed while messages waited: heal once more.
+    """
+
+    def __init__(self, channel: str, label: str) -> None:
+        """Make a feed that nobody listens to yet."""
+        self.channel = channel
+        self.label = label
+        self.phase = Phase.UNPLACED
+        self.position = Position("", 0)
+        self.wanted_by: dict[Member, None] = {}
+        self.quiet = False
+        self.unsure = False
+        self._label = label_json(label)
+        self._with: dict[Protocol, dict[Member, None]] = {protocol: {} for protocol in Protocol}
+        self._ahead: dict[Member, Position] = {}
+        self._joining: dict[Member, _Joining] = {}
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+        self._asked_after = 0  # this many of `_pending` had arrived when the read was asked for
+        self._reading: _Asked | None = None  # the read that is on its way
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """Whether a read is on its way."""
+        return self._reading is not None
+
+    # Connections
+
+    def begin(self, member: Member, after: Position | None) -> ReadRequest:
+        """Keep what is handed on from now on for a connection, and say what to read for it.
+
+        Args:
+            after: the position that a v1 client came back with.
+        """
+        self._joining[member] = _Joining()
+        if member.protocol is Protocol.RAW:
+            return ReadRequest(self.channel, Want.LAST)
+        return ReadRequest(self.channel, Want.POSITION if after is None else Want.AFTER, after)
+
+    def enter(self, member: Member, at: Position, past: Iterable[Record]) -> list[ReadRequest]:
+        """Hand over the past, which ends at a position, then what was kept; live messages follow."""
+        joining = self._joining.pop(member)
+        catch_up = [Delivery(record, self._label) for record in past]
+        is_ahead = self.phase is not Phase.UNPLACED and at.epoch == self.position.epoch and at.seq > self.position.seq
+        # Of what has no history only that is owed which came after the position: the rest was published before the
+        # connection knew its place, and would be behind what it is handed from history (contract 2.1, 3.2).
+        since, at = ([], at) if is_ahead else _unbroken(joining.kept, at)
+        frames = [delivery.frame(member.protocol) for delivery in catch_up + since if _may_get(member, delivery)]
+        if frames:
+            member.sink.send_batch(frames)
+        if self.phase is Phase.UNPLACED:
+            self.position = at
+            self._place(member)
+            self._take_pending(_seen_up_to(self._pending, at))
+            return self._resume()
+        if at == self.position:
+            self._place(member)
+            return []
+        self._ahead[member] = at
+        if at.epoch == self.position.epoch:
+            if at.seq > self.position.seq:
+                return []  # its read was later than the last message that reached us
+            self._rewind(at)
+        elif self.phase is Phase.HEALING:
+            self.unsure = True  # one of the two epochs is over: a read that begins after this will tell which
+        return self.heal() if self.phase is Phase.LIVE else []
+
+    def leave(self, member: Member) -> None:
+        """A connection is gone."""
+        for members in (self.wanted_by, self._with[member.protocol], self._ahead, self._joining):
+            members.pop(member, None)
+
+    # Messages
+
+    def message(self, record: Record) -> list[ReadRequest]:
+        """A message has come from Redis."""
+        if self.phase is Phase.LIVE:
+            return self._advance(record)
+        self._wait(record)
+        return []
+
+    def healed(self, result: ReadResult) -> list[ReadRequest]:
+        """The history that was asked for is here: hand it on, then what waited."""
+        if self._reading is None:
+            return []
+        asked, self._reading = self._reading, None
+        if asked.after != self.position:
+            return self.heal()  # rewound meanwhile: ask again, from there
+        if result.position.epoch == self.position.epoch and result.position.seq < asked.seen:
+            self.position = Position(result.position.epoch, asked.seen)  # asked after this, Redis starts a new epoch
+            return self.heal()
+        records = _run_up_to(result, self._pending)
+        first = result.position.seq + 1 - len(records)
+        complete = result.position.epoch == self.position.epoch and first <= self.position.seq + 1
+        if not complete:
+            # All that is left is the unbroken run at the end: skip to it, and say so (contract 7.4).
+            self._gap(Position(result.position.epoch, first - 1))
+        is_ahead = False
+        for record in records:
+            if record.position is not None and record.position.seq > self.position.seq:
+                is_ahead = not self._hand_on_before(record)
+                self._hand_on(record)
+        if is_ahead:
+            self._forget_before()
+        return self._resume()
+
+    def unhealed(self) -> None:
+        """The history could not be read; whoever asks again calls `heal`."""
+        self._reading = None
+
+    def heal(self) -> list[ReadRequest]:
+        """Ask for the history, unless the answer is on its way."""
+        self.phase = Phase.HEALING
+        if self._reading is not None:
+            return []
+        epoch = self.position.epoch
+        seen = max((at.seq for at in self._ahead.values() if at.epoch == epoch), default=0)
+        self._reading = _Asked(self.position, seen)
+        self._asked_after = len(self._pending)
+        return [ReadRequest(self.channel, Want.HEAL, self.position)]
+
+    # Inside: every change of phase or position is above and here
+
+    def _place(self, member: Member) -> None:
+        """A connection stands where the feed does."""
+        self._ahead.pop(member, None)
+        self._with[member.protocol][member] = None
+
+    def _advance(self, record: Record) -> list[ReadRequest]:
+        if record.position is None:
+            self._hand_on(record)
+        elif record.position.epoch == self.position.epoch and record.position.seq <= self.position.seq:
+            pass  # seen already (contract 3.1)
+        elif record.position == (self.position.epoch, self.position.seq + 1):
+            self._hand_on(record)
+        else:
+            self._wait(record)
+            return self.heal()
+        return []
+
+    def _hand_on(self, record: Record) -> None:
+        self.quiet = False
+        delivery = Delivery(record, self._label)
+        if record.position is not None:
+            self.position = record.position
+        for protocol, members in self._with.items():
+            if members:
+                frame = delivery.frame(protocol)
+                for member in members:
+                    if _may_get(member, delivery):
+                        member.sink.send(frame)
+        if self._ahead:
+            self._hand_on_to_ahead(delivery)
+        for joining in self._joining.values():
+            joining.keep(delivery)
+
+    def _hand_on_before(self, record: Record) -> bool:
+        """Hand on what waits without a position and came before this record: history does not have it (3.2).
+
+        Returns:
+            Whether the record itself has come.
+        """
+        index = next((i for i, waiting in enumerate(self._pending) if waiting.position == record.position), None)
+        if index is None:
+            return False
+        for waiting in self._take_pending(index + 1):
+            if waiting.position is None:
+                self._hand_on(waiting)
+        return True
+
+    def _forget_before(self) -> None:
+        """Forget what waits without a position where nobody knows whether it came before what history gave.
+
+        The history that was read may be ahead of what has reached us. At most once is promised, and the order (3.2).
+        """
+        waiting = self._pending
+        self._take_pending(next((i for i, each in enumerate(waiting) if each.position), len(waiting)))
+
+    def _take_pending(self, count: int) -> list[Record]:
+        taken, self._pending = self._pending[:count], self._pending[count:]
+        self._pending_bytes = sum(len(waiting.body) for waiting in self._pending)
+        self._asked_after = max(0, self._asked_after - count)
+        return taken
+
+    def _hand_on_to_ahead(self, delivery: Delivery) -> None:
+        position = delivery.record.position
+        for member, at in list(self._ahead.items()):
+            if position is None:
+                continue  # it was published before the last that this connection got: see `enter`
+            if position.epoch == at.epoch and position.seq >= at.seq:
+                if position.seq > at.seq and _may_get(member, delivery):
+                    member.sink.send(delivery.frame(member.protocol))
+                self._place(member)
+
+    def _rewind(self, at: Position) -> None:
+        """Go back to an older position, for a connection that has only come so far; the others are ahead of it.
+
+        Two connections that join at once read at different moments, and the later one may be attached first.
+        """
+        for members in self._with.values():
+            for member in members:
+                self._ahead[member] = self.position
+            members.clear()
+        self.position = at
+
+    def _wait(self, record: Record) -> None:
+        if self.phase is Phase.UNPLACED and not self._joining:
+            return  # whoever joins later reads it from the history
+        self._pending.append(record)
+        self._pending_bytes += len(record.body)
+        if self._pending_bytes > PENDING_BYTES:
+            self._pending.clear()
+            self._pending_bytes = self._asked_after = 0
+            self.unsure = True
+
+    def _resume(self) -> list[ReadRequest]:
+        """The feed knows its place (again): hand on what waited; a hole in it heals once more."""
+        self.phase = Phase.LIVE
+        if self.unsure:
+            self.unsure = False
+            return self.heal()
+        for member, at in list(self._ahead.items()):
+            if at.epoch != self.position.epoch:
+                self._skip(member)  # what it joined in is over
+            elif at == self.position:
+                self._place(member)
+        waited, self._pending, self._pending_bytes = self._pending, [], 0
+        known, self._asked_after = self._asked_after, 0
+        for index, record in enumerate(waited):
+            if index < known and record.position is not None and record.position.epoch != self.position.epoch:
+                continue  # Redis was asked after it had come, and its epoch was over by then
+            if requests := self._advance(record):
+                for later in waited[index + 1 :]:
+                    self._wait(later)
+                self._asked_after = len(self._pending)
+                return requests
+        return []
+
+    def _gap(self, position: Position) -> None:
+        """Skip to a position: what is missing before it cannot be had any more."""
+        self.position = position
+        frame = gap_frame(self.label, position)
+        for member in self._with[Protocol.V1]:
+            member.sink.send(frame)
+        for member, at in list(self._ahead.items()):
+            if at.epoch != position.epoch or at.seq < position.seq:  # others have read the new epoch themselves
+                self._skip(member)
+
+    def _skip(self, member: Member) -> None:
+        self._place(member)
+        if member.protocol is Protocol.V1:
+            member.sink.send(gap_frame(self.label, self.position))
+
+
+def _may_get(member: Member, delivery: Delivery) -> bool:
+    # contract 6.5: a sender does not get its own message back unless it asked
+    return member.echo or delivery.record.origin != member.id
+
+
+def _run_up_to(result: ReadResult, waiting: Iterable[Record]) -> list[Record]:
+    """The longest unbroken run of records that ends where a read says that the topic stands.
+
+    What waits counts too: it may have expired since it came, and is not lost for it.
+    """
+    at_hand = {record.position: record for record in (*waiting, *result.records)}
+    epoch, seq = result.position
+    run: list[Record] = []
+    while (record := at_hand.get(Position(epoch, seq))) is not None:
+        run.append(record)
+        seq -= 1
+    return run[::-1]
+
+
+def _unbroken(kept: list[Delivery], at: Position) -> tuple[list[Delivery], Position]:
+    """What a connection that stands at a position takes of what was kept for it, and where it stands then.
+
+    What does not follow without a hole is left to the healing of the feed.
+    """
+    taken = []
+    for delivery in kept[_seen_up_to([delivery.record for delivery in kept], at) :]:
+        position = delivery.record.position
+        if position is None:
+            taken.append(delivery)
+        elif position == (at.epoch, at.seq + 1):
+            taken.append(delivery)
+            at = position
+    return taken, at
+
+
+def _seen_up_to(records: Sequence[Record], at: Position) -> int:
+    """How many of these, in the order in which they came, are at or before a position: the last of them counts."""
+    last = 0
+    for count, record in enumerate(records, 1):
+        position = record.position
+        if position is not None and position.epoch == at.epoch and position.seq <= at.seq:
+            last = count
+    return last
