@@ -23,9 +23,10 @@ from shim.core.errors import InvalidAudience, shown
 from shim.core.history import History
 from shim.core.message import Kind, Message
 from shim.core.names import Audience, Topic, User
-from shim.core.protocol import Close
+from shim.core.protocol import Close, is_connection_id
 from shim.core.wire import Position
 from shim.facility import history_of
+from shim.visitor import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,17 @@ class _Ready(NamedTuple):
     kind: Kind
     body: bytes
     history: History
-    origin: str | None = None
+    origin: str | None
 
 
-def _ready(facility: str, audience: Audience, message: object, history: History | None) -> _Ready:
+def _ready(
+    facility: str, audience: Audience, message: object, history: History | None, sender: Connection | str | None
+) -> _Ready:
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history is a History(size, ttl) or None, not {shown(history)}")
+    origin = sender.id if isinstance(sender, Connection) else sender
+    if origin is not None and not is_connection_id(origin):
+        raise TypeError(f"sender is a connection or the id of one, not {shown(sender)}")
     settings_ = conf()
     wanted = Message.of(message)
     return _Ready(
@@ -56,11 +62,14 @@ def _ready(facility: str, audience: Audience, message: object, history: History 
         wanted.kind,
         wanted.body(settings_.max_message),
         history_of(facility, settings_.history) if history is None else history,
+        origin,
     )
 
 
-def _many_ready(messages: Iterable[Sequence[Any]], history: History | None) -> list[_Ready]:
-    return [_ready(facility, audience, message, history) for facility, audience, message in messages]
+def _many_ready(
+    messages: Iterable[Sequence[Any]], history: History | None, sender: Connection | str | None
+) -> list[_Ready]:
+    return [_ready(facility, audience, message, history, sender) for facility, audience, message in messages]
 
 
 def _disconnect_message(audience: Audience, code: int) -> dict[str, object]:
@@ -82,6 +91,7 @@ class Realtime:
         *,
         history: History | None = None,
         on_commit: bool = False,
+        sender: Connection | str | None = None,
     ) -> Receipt:
         """Send a message to everyone in an audience of a facility, whichever backend serves them (contract 3).
 
@@ -92,15 +102,18 @@ class Realtime:
             history: what is kept of it; None means what the facility says (contract 5.1).
             on_commit: inside a transaction, wait for its commit; rolled back means never sent (contract 4.3). Redis
                 failing then is logged by Django, since the transaction can no longer be undone.
+            sender: the connection, or its id, whose message this is. It does not get it back where its facility has
+                `echo = False`, unless it asked for that (contract 6.5). None: everybody gets it.
 
         Returns:
             The receipt, with the message's position.
 
         Raises:
             InvalidAudience, InvalidPayload, MessageTooLarge: cannot be carried; nothing was sent (contract 4.2).
+            TypeError: `history` or `sender` is something else.
             RealtimeUnavailable: Redis did not answer within `REALTIME_TIMEOUT` (2 s, contract 7.3).
         """
-        ready = _ready(facility, audience, message, history)
+        ready = _ready(facility, audience, message, history, sender)
         if on_commit and transaction.get_connection().in_atomic_block:
             transaction.on_commit(lambda: _ignore(sync_bus().publish(*ready)), robust=True)
             return Receipt()
@@ -114,11 +127,14 @@ class Realtime:
         *,
         history: History | None = None,
         on_commit: bool = False,
+        sender: Connection | str | None = None,
     ) -> Receipt:
         """Like `publish`, awaited: the same bytes reach Redis (contract 3.4)."""
         if on_commit:  # a transaction belongs to the thread that sync code runs in
-            return await sync_to_async(self.publish)(facility, audience, message, history=history, on_commit=True)
-        ready = _ready(facility, audience, message, history)
+            return await sync_to_async(self.publish)(
+                facility, audience, message, history=history, on_commit=True, sender=sender
+            )
+        ready = _ready(facility, audience, message, history, sender)
         return Receipt(await async_bus().publish(*ready))
 
     def publish_many(
@@ -127,12 +143,13 @@ class Realtime:
         *,
         history: History | None = None,
         on_commit: bool = False,
+        sender: Connection | str | None = None,
     ) -> list[Receipt]:
         """Send several messages in one round trip, in order. All are checked before any is sent.
 
         Args:
             messages: tuples of facility, audience, message.
-            history, on_commit: as for `publish`, for all of them.
+            history, on_commit, sender: as for `publish`, for all of them.
 
         Returns:
             Their receipts, in the order given.
@@ -141,7 +158,7 @@ class Realtime:
             InvalidAudience, InvalidPayload, MessageTooLarge: one of them cannot be carried; none was sent.
             RealtimeUnavailable: as for `publish`; the first of them may have been sent.
         """
-        ready = _many_ready(messages, history)
+        ready = _many_ready(messages, history, sender)
         if on_commit and transaction.get_connection().in_atomic_block:
             transaction.on_commit(lambda: _ignore(sync_bus().publish_many(ready)), robust=True)
             return [Receipt() for _ in ready]
@@ -153,11 +170,14 @@ class Realtime:
         *,
         history: History | None = None,
         on_commit: bool = False,
+        sender: Connection | str | None = None,
     ) -> list[Receipt]:
         """Like `publish_many`, awaited."""
         if on_commit:
-            return await sync_to_async(self.publish_many)(list(messages), history=history, on_commit=True)
-        ready = _many_ready(messages, history)
+            return await sync_to_async(self.publish_many)(
+                list(messages), history=history, on_commit=True, sender=sender
+            )
+        ready = _many_ready(messages, history, sender)
         return [Receipt(position) for position in await async_bus().publish_many(ready)]
 
     def disconnect(self, audience: User, *, code: int = Close.SIGNED_OUT) -> None:

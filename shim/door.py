@@ -142,6 +142,7 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
         headers=handshake.headers,
         cookies=handshake.cookies,
         max_message=conf.max_message,
+        echo=found.echo or "echo" in query,
     )
 
 
@@ -176,6 +177,7 @@ def connection_of(
         now=now,
         phase=random,
         pings=pings,
+        echo=visitor.echo,
         text_heartbeat="heartbeat" in visitor.query,
         elsewhere=_elsewhere(handshake, visitor.facility, node) if visitor.protocol is Protocol.V1 else None,
     )

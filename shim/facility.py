@@ -32,10 +32,13 @@ class Facility:
     Attributes:
         name: the last part of the URL, and the `facility` argument of `realtime.publish`.
         history: what is kept of each topic (contract 5.1); None means the project's default.
+        echo: a sender gets back what is published with `sender=connection`, like everybody. False is ws4redis's rule
+            (contract 6.5): a sender gets it only where it has connected with `?echo`.
     """
 
     name: ClassVar[str]
     history: ClassVar[History | None] = None
+    echo: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Register the subclass by its name; one without a name of its own is a base class."""

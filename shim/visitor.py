@@ -121,6 +121,7 @@ class Connection:
         query: the query string of the handshake.
         cookies: the cookies of the handshake.
         headers: the headers of the handshake, names in lower case.
+        echo: whether it gets back what is published with it as the sender (contract 6.5).
         audiences: what the connection listens to; set once `Facility.audiences` has said so.
     """
 
@@ -136,6 +137,7 @@ class Connection:
         headers: Mapping[str, str],
         cookies: Mapping[str, str],
         max_message: int,
+        echo: bool = True,
     ) -> None:
         """Made by the backends; applications receive it."""
         self.id = id
@@ -149,6 +151,7 @@ class Connection:
         self.query = query
         self.headers = headers
         self.cookies = cookies
+        self.echo = echo
         self.audiences: tuple[Audience, ...] = ()
         self._max_message = max_message
         self._send: Callable[[Frame], None] | None = None

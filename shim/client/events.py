@@ -94,10 +94,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A message came whose `seq` does not follow the last one, and no `gap` was said: the server is wrong.
-
-    One honest cause is known: the client's own messages on a topic whose facility does not echo (contract 6.5).
-    """
+    """A message came whose `seq` does not follow the last one, and no `gap` was said: the server is wrong."""
 
     topic: str
     position: Position

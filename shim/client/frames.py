@@ -118,6 +118,14 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
+    """`skip`: the message at this position is one of ours, and is not brought (contract 6.5)."""
+
+    topic: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
     """`gap`: what is up to this position will not come."""
 
     topic: str
@@ -133,7 +141,7 @@ class Move:
     within: float
 
 
-type Frame = Ready | Received | Ack | Refusal | Ping | Skip | Move
+type Frame = Ready | Received | Skip | Ack | Refusal | Ping | Missing | Move
 
 
 def parse(data: str | bytes) -> Frame:
@@ -162,18 +170,21 @@ def parse(data: str | bytes) -> Frame:
             return Refusal(None if id is None else _id(id), _text(fields, "code"), str(fields.get("reason") or ""))
         case "ping":
             return Ping()
-        case "gap":
+        case "skip":
             return Skip(_text(fields, "topic"), _position(fields.get("pos")))
+        case "gap":
+            return Missing(_text(fields, "topic"), _position(fields.get("pos")))
         case "move":
             return Move(_text(fields, "backend"), _text(fields, "url"), _number(fields.get("within_ms")) / 1000)
         case op:
             raise FrameError(f"no such op: {shown(op)}")
 
 
-def hello_frame(positions: Mapping[str, Position]) -> str:
-    """`hello`, the first frame: what to resume after (contract 5.3)."""
+def hello_frame(positions: Mapping[str, Position], was: str | None = None) -> str:
+    """`hello`, the first frame: what to resume after (contract 5.3), and which connection this one continues."""
     resume = {topic: [position.epoch, position.seq] for topic, position in positions.items()}
-    return json.dumps({"op": "hello", "resume": resume}, separators=(",", ":"))
+    continued = {} if was is None else {"was": was}
+    return json.dumps({"op": "hello", "resume": resume, **continued}, separators=(",", ":"))
 
 
 def send_frame(id: int, message: Message, limit: int = MAX_MESSAGE_BYTES) -> str:

@@ -149,8 +149,8 @@ class Moves:
 
     # The one beside it
 
-    def opened(self, link: int, url: str, now: float) -> list[Effect]:
-        """The handshake of the new connection is done."""
+    def opened(self, link: int, url: str, now: float, *, was: str | None) -> list[Effect]:
+        """The handshake of the new connection is done; `was` is the id of the present one."""
         crossing = self._crossing
         if crossing is None or crossing.link != link or crossing.stage is not Stage.DIALLING:
             return []
@@ -159,7 +159,7 @@ class Moves:
         crossing.url = url
         crossing.stage = Stage.GREETING
         crossing.asked = dict(self._topics.positions)
-        return [Transmit(hello_frame(crossing.asked))]
+        return [Transmit(hello_frame(crossing.asked, was))]
 
     def not_opened(self, link: int, reason: str) -> list[Effect]:
         """The new connection could not be made."""

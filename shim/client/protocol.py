@@ -39,6 +39,7 @@ from shim.client.frames import (
     Ack,
     Frame,
     FrameError,
+    Missing,
     Move,
     Ping,
     Ready,
@@ -144,17 +145,16 @@ class Session:
     def opened(self, now: float, url: str, link: int | None = None) -> list[Effect]:
         """The handshake is done."""
         if link is not None and link != self.link:
-            return self._moves.opened(link, url, now)
+            return self._moves.opened(link, url, now, was=self.connection)
         if self.state is State.CLOSED:
             return []
         self.url = url
-        self.connection = None
         self._heartbeat = HEARTBEAT
         self._probing = False
         if self._v1:
             self.state = State.GREETING
             self.deadline = now + self._ready_timeout
-            return [Transmit(hello_frame(self.positions))]
+            return [Transmit(hello_frame(self.positions, self.connection))]
         return self._open(now, {}, {})
 
     def failed(
@@ -306,6 +306,8 @@ class Session:
                 return []
             case Skip():
                 return self._topics.skip(frame)
+            case Missing():
+                return self._topics.gap(frame)
             case Move():
                 return self._moves.told(frame, now)
             case Ready():

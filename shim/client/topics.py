@@ -1,6 +1,6 @@
 """What a client knows of its topics: nothing is handed on twice, and nothing that is missing goes unsaid.
 
-* A topic's known position is that of the last message handed on, or one that the server told (`ready`, `gap`).
+* A topic's known position is that of the last message handed on, or one that the server told (`ready`, `gap`, `skip`).
 * A message at or below it is a duplicate and is dropped; one that leaves seqs out is handed on and counted as a hole.
 * An epoch changes only by `ready` or `gap`, and only `ready` can make a topic go back.
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from shim.client.effects import Counters, Deliver, Effect, Settle, Tell
 from shim.client.events import Gap, Hole
-from shim.client.frames import Ready, Received, Skip
+from shim.client.frames import Missing, Ready, Received, Skip
 from shim.core.errors import shown
 from shim.core.wire import Position
 
@@ -85,33 +85,31 @@ class Topics:
             raise Violated(f"a message of {shown(topic)}, which ready did not name (contract 3.3)")
         if topic is None or position is None:
             return [self._handed_on(received)]
-        known = self.positions.get(topic)
-        effects: list[Effect] = []
-        if known is not None:
-            if self._is_behind(topic, position, known):
-                return []
-            if position.epoch != known.epoch:
-                raise Violated(f"a new epoch without gap; known is {known} (contract 7.4)")
-            if position.seq <= known.seq:
-                self._counters.duplicates_dropped += 1
-                return []
-            if position.seq > known.seq + 1:
-                self._counters.holes += 1
-                effects = [Tell(Hole(topic, position, known))]
-        self.positions[topic] = position
-        return [*effects, self._handed_on(received)]
+        before = self._step(topic, position)
+        return [] if before is None else [*before, self._handed_on(received)]
+
+    def skip(self, skip: Skip) -> list[Effect]:
+        """In the place of a message of our own, which is not brought (contract 6.5): known, and not handed on.
+
+        Raises:
+            Violated: it cannot have been said by a right server.
+        """
+        if skip.topic not in self._names:
+            raise Violated(f"a skip of {shown(skip.topic)}, which ready did not name (contract 3.3)")
+        before = self._step(skip.topic, skip.position)
+        return [] if before is None else [*before, Settle(dict(self.positions))]
 
     def direct(self, received: Received) -> list[Effect]:
         """A message for this connection alone."""
         return [self._handed_on(received)]
 
-    def skip(self, skip: Skip) -> list[Effect]:
+    def gap(self, missing: Missing) -> list[Effect]:
         """The server said `gap`.
 
         Raises:
             Violated: it cannot have been said by a right server.
         """
-        topic, position = skip.topic, skip.position
+        topic, position = missing.topic, missing.position
         known = self.positions.get(topic)
         if topic not in self._names:
             raise Violated(f"a gap of {shown(topic)}, which ready did not name")
@@ -125,6 +123,24 @@ class Topics:
         return [Settle(dict(self.positions)), Tell(Gap(topic, position, known))]
 
     # Inside
+
+    def _step(self, topic: str, position: Position) -> list[Effect] | None:
+        """A topic goes on to a position. None: it was there before; else what is to be told first."""
+        known = self.positions.get(topic)
+        effects: list[Effect] = []
+        if known is not None:
+            if self._is_behind(topic, position, known):
+                return None
+            if position.epoch != known.epoch:
+                raise Violated(f"a new epoch without gap; known is {known} (contract 7.4)")
+            if position.seq <= known.seq:
+                self._counters.duplicates_dropped += 1
+                return None
+            if position.seq > known.seq + 1:
+                self._counters.holes += 1
+                effects = [Tell(Hole(topic, position, known))]
+        self.positions[topic] = position
+        return effects
 
     def _covers(self, topic: str, mine: Position, told: Position, since: Position | None) -> bool:
         """Whether another connection has, since `hello` asked from `since`, brought or explained all up to `told`."""

@@ -138,7 +138,9 @@ class Connection:
 
     Attributes:
         id: random, unguessable, unique. facility, topics: what it listens to. protocol: raw or v1.
-        subject: whose connection it is, for cohorts. user: user name, or None. echo: see contract 6.5.
+        subject: whose connection it is, for cohorts. user: user name, or None.
+        was: id of the connection that it continues, as its client says; None before `hello`, and on raw.
+        own: origins of messages that it does not get back (contract 6.5).
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Connection:
             now: seconds of a monotonic clock. phase: 0 to 1, random: spreads the first ping (contract 7.1).
             pings: the shell can send a WebSocket ping and hears the pong; where it cannot, the server watches raw ones.
             elsewhere: where a move would lead; None where that is not known: then a move is a close.
+            echo: it gets back what it has sent; without it it does not (contract 6.5).
         """
         self.id = id
         self.sink = sink
@@ -175,7 +178,8 @@ class Connection:
         self.subject = subject
         self.user = user
         self.backend = backend
-        self.echo = echo
+        self.was: str | None = None
+        self.own: frozenset[str] = frozenset() if echo else frozenset((id,))
         self.state = State.OPENING
         self.close_code: int | None = None
         self._elsewhere = elsewhere
@@ -239,7 +243,8 @@ class Connection:
             match op, self.state:
                 case Pong(), _:
                     return []
-                case Hello(resume), State.GREETING:
+                case Hello(resume, was), State.GREETING:
+                    self._continues(was)
                     self._go(State.JOINING)
                     return [Join(resume)]
                 case Hello(), _:
@@ -351,6 +356,12 @@ class Connection:
                 f"{self.state.name} → {state.name} is not a transition"
             )  # a bug of ours, no one else's
         self.state = state
+
+    def _continues(self, was: str | None) -> None:
+        # Nobody gains by a forged one: what it names is kept from whoever names it, and from nobody else.
+        self.was = was
+        if was is not None and self.own:
+            self.own |= {was}
 
     def _handle(self, message: Message, id: int | str | None, now: float, *, frame: int) -> list[Effect]:
         # Only what a long frame carries is measured: a binary message as base64 is in a frame a third longer.

@@ -13,6 +13,9 @@ A connection joins in two steps, because a position and a subscription cannot be
 hands over the past and then what was kept, filtered by `seq`. A connection that is ahead of the feed (its read was
 later than the last message that has come here) waits in `ahead` until the feed catches up; one that is behind makes
 the feed go back and read again, while the others wait in `ahead`.
+
+A connection's own messages, where it does not get them back (contract 6.5), are left out on raw. On v1 a `skip` stands
+in the place of each, wherever it would have come from, so that the positions which a client sees have no hole.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +25,7 @@ from typing import Final
 
 from shim.core.history import ReadRequest, ReadResult, Want
 from shim.core.member import Member
-from shim.core.protocol import Delivery, Protocol, gap_frame, label_json
+from shim.core.protocol import Delivery, Frame, Protocol, gap_frame, label_json
 from shim.core.wire import Position, Record
 
 PENDING_BYTES: Final = 4 * 1_048_576
@@ -114,7 +117,7 @@ class Feed:
         # Of what has no history only that is owed which came after the position: the rest was published before the
         # connection knew its place, and would be behind what it is handed from history (contract 2.1, 3.2).
         since, at = ([], at) if is_ahead else _unbroken(joining.kept, at)
-        frames = [delivery.frame(member.protocol) for delivery in catch_up + since if _may_get(member, delivery)]
+        frames = [frame for delivery in catch_up + since if (frame := _frame(member, delivery)) is not None]
         if frames:
             member.sink.send_batch(frames)
         if self.phase is Phase.UNPLACED:
@@ -216,8 +219,10 @@ class Feed:
             if members:
                 frame = delivery.frame(protocol)
                 for member in members:
-                    if _may_get(member, delivery):
+                    if record.origin not in member.own:
                         member.sink.send(frame)
+                    else:
+                        _send(member, delivery)
         if self._ahead:
             self._hand_on_to_ahead(delivery)
         for joining in self._joining.values():
@@ -257,8 +262,8 @@ class Feed:
             if position is None:
                 continue  # it was published before the last that this connection got: see `enter`
             if position.epoch == at.epoch and position.seq >= at.seq:
-                if position.seq > at.seq and _may_get(member, delivery):
-                    member.sink.send(delivery.frame(member.protocol))
+                if position.seq > at.seq:
+                    _send(member, delivery)
                 self._place(member)
 
     def _rewind(self, at: Position) -> None:
@@ -321,9 +326,16 @@ class Feed:
             member.sink.send(gap_frame(self.label, self.position))
 
 
-def _may_get(member: Member, delivery: Delivery) -> bool:
-    # contract 6.5: a sender does not get its own message back unless it asked
-    return member.echo or delivery.record.origin != member.id
+def _frame(member: Member, delivery: Delivery) -> Frame | None:
+    """What a connection gets of a message, if anything: a sender does not get its own one back (contract 6.5)."""
+    if delivery.record.origin not in member.own:
+        return delivery.frame(member.protocol)
+    return delivery.skip if member.protocol is Protocol.V1 else None
+
+
+def _send(member: Member, delivery: Delivery) -> None:
+    if (frame := _frame(member, delivery)) is not None:
+        member.sink.send(frame)
 
 
 def _run_up_to(result: ReadResult, waiting: Iterable[Record]) -> list[Record]:

@@ -37,10 +37,17 @@ class Sink(Interface):
 class Member(Interface):
     """What the hub knows of a connection."""
 
-    id: str
-    protocol: Protocol
-    sink: Sink
-    echo: bool
+    @property
+    def protocol(self) -> Protocol:
+        """What its client speaks."""
+
+    @property
+    def sink(self) -> Sink:
+        """The way to its client."""
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Origins of messages that it does not get back (contract 6.5); empty where it gets them."""
 
     def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
         """The connection is attached: a v1 client is told `ready` now, before any message."""

@@ -6,12 +6,13 @@ JSON object each (contract, "`realtime.v1` frames"). A frame for many connection
 """
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isinf
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from shim.core.message import Kind, Message
 from shim.core.wire import MAX_SEQ, Position, Record
@@ -19,6 +20,14 @@ from shim.core.wire import MAX_SEQ, Position, Record
 SUBPROTOCOL: Final = "realtime.v1"
 MAX_RESUMED_TOPICS: Final = 1_000
 MAX_ID_CHARACTERS: Final = 64
+
+
+_CONNECTION_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def is_connection_id(value: object) -> TypeGuard[str]:
+    """Whether this could be the id of a connection: 1 to 64 ASCII letters, digits, `_` and `-`."""
+    return isinstance(value, str) and _CONNECTION_ID.fullmatch(value) is not None
 
 
 def frame_limit(max_message: int) -> int:
@@ -102,7 +111,7 @@ class Frame:
 class Delivery:
     """One message on its way to the connections of one topic: encoded once for each protocol."""
 
-    __slots__ = ("_label", "_raw", "_v1", "record")
+    __slots__ = ("_label", "_raw", "_skip", "_v1", "record")
 
     def __init__(self, record: Record, label: bytes) -> None:
         """Take a record, and the topic's label already encoded by `label_json`."""
@@ -110,6 +119,7 @@ class Delivery:
         self._label = label
         self._raw: Frame | None = None
         self._v1: Frame | None = None
+        self._skip: Frame | None = None
 
     def frame(self, protocol: Protocol) -> Frame:
         """The frame that carries the message in a protocol."""
@@ -120,6 +130,14 @@ class Delivery:
         if self._v1 is None:
             self._v1 = _message_frame(self.record.kind, self.record.body, self._label, self.record.position)
         return self._v1
+
+    @property
+    def skip(self) -> Frame | None:
+        """The frame that stands in the message's place for a v1 sender (contract 6.5); None without a position."""
+        position = self.record.position
+        if self._skip is None and position is not None:
+            self._skip = Frame(b'{"op":"skip","topic":%b,"pos":%b}' % (self._label, _pos_json(position)), text=True)
+        return self._skip
 
 
 def label_json(label: str) -> bytes:
@@ -146,8 +164,12 @@ def _message_frame(kind: Kind, body: bytes, label: bytes, position: Position | N
         payload = b'"text":' + json.dumps(body.decode(), ensure_ascii=False).encode()
     else:
         payload = b'"b64":"' + b64encode(body) + b'"'
-    pos = b"null" if position is None else b'["%b",%d]' % (position.epoch.encode(), position.seq)
+    pos = b"null" if position is None else _pos_json(position)
     return Frame(b'{"op":"msg","topic":%b,"pos":%b,%b}' % (label, pos, payload), text=True)
+
+
+def _pos_json(position: Position) -> bytes:
+    return b'["%b",%d]' % (position.epoch.encode(), position.seq)
 
 
 def _frame(**fields: object) -> Frame:
@@ -217,9 +239,15 @@ class Violation(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The client's first frame. `resume` holds the positions it has, by topic label."""
+    """The client's first frame.
+
+    Attributes:
+        resume: the positions it has, by topic label.
+        was: id of the connection that this one continues, as the client says.
+    """
 
     resume: Mapping[str, Position] = field(default_factory=dict)
+    was: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +277,7 @@ def parse(text: str) -> Hello | Send | Pong:
         raise Violation("bad_frame", f"a frame is one JSON object, not {type(fields).__name__}")
     match fields.get("op"):
         case "hello":
-            return Hello(_resume(fields.get("resume")))
+            return Hello(_resume(fields.get("resume")), _was(fields.get("was")))
         case "send":
             return _send(fields, text)
         case "pong":
@@ -284,6 +312,12 @@ def _resume(resume: object) -> dict[str, Position]:
             case _:
                 raise Violation("bad_hello", f'a position is ["<epoch>", seq], not {str(pair)[:60]}')
     return positions
+
+
+def _was(was: object) -> str | None:
+    if was is None or is_connection_id(was):
+        return was
+    raise Violation("bad_hello", f'"was" is the id of a connection, as "ready" told it, not {str(was)[:60]!r}')
 
 
 def _id(fields: dict[str, Any]) -> int | str | None:

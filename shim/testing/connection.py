@@ -47,6 +47,7 @@ def connect(
     cookies: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     resume: Mapping[str, Position] | None = None,
+    was: str | None = None,
     backend: Cohort = "legacy",
     raise_exceptions: bool = True,
 ) -> "TestConnection":
@@ -63,6 +64,7 @@ def connect(
         query: the query string, or a dict to make one of: `{"subscribe-user": ""}`.
         cookies, headers: sent besides.
         resume: `positions` of an earlier connection: what was missed arrives first (contract 5.3; v1 alone).
+        was: `client.id` of the connection that this one continues, as clients say it after a move or a loss (v1 alone).
         backend: `legacy` or `channels`: facilities need not care.
         raise_exceptions: raise what a handler raised, here and from `send` and `close`, as Django's test client does
             with views. False: as in production, a refusal with 500 or a close with 1011.
@@ -74,8 +76,8 @@ def connect(
     _not_in_a_loop("aconnect")
     if sum(each is not None for each in (user, session, client)) > 1:
         raise TypeError("connect() takes one of user, session and client: they all say who connects")
-    if resume is not None and protocol != "v1":
-        raise TypeError("connect() takes resume with protocol='v1' alone: raw clients have no positions")
+    if (resume is not None or was is not None) and protocol != "v1":
+        raise TypeError("connect() takes resume and was with protocol='v1' alone: raw clients have no positions")
     memory = active()
     memory.clock.move(PAUSE)
     server = memory.server(backend)
@@ -89,7 +91,7 @@ def connect(
         if raise_exceptions and server.failures:
             raise server.failures.pop() from None
         raise
-    return TestConnection(memory, server, opened, resume=resume, raise_exceptions=raise_exceptions)
+    return TestConnection(memory, server, opened, resume=resume, was=was, raise_exceptions=raise_exceptions)
 
 
 async def aconnect(facility: str, **options: Any) -> "TestConnection":
@@ -109,7 +111,7 @@ class TestConnection:
     Attributes:
         client: the layer below.
         ready: the `ready` frame (v1), else None.
-        told: other frames that are no messages, as they came: `ack`, `error`, `gap`, `move`, `ping` (v1).
+        told: other frames that are no messages, as they came: `ack`, `error`, `gap`, `skip`, `move`, `ping` (v1).
         positions: where each topic stands, by label, for `connect(resume=…)` (v1).
     """
 
@@ -122,6 +124,7 @@ class TestConnection:
         client: MemoryClient,
         *,
         resume: Mapping[str, Position] | None = None,
+        was: str | None = None,
         raise_exceptions: bool = True,
     ) -> None:
         self.client = client
@@ -134,7 +137,7 @@ class TestConnection:
         self._messages: deque[Any] = deque()
         self._sent = 0
         if client.protocol is Protocol.V1:
-            client.send(json.dumps({"op": "hello", "resume": resume or {}}))
+            client.send(json.dumps({"op": "hello", "resume": resume or {}, "was": was}))
         self._look()
 
     def __repr__(self) -> str:
@@ -321,7 +324,7 @@ class TestConnection:
             case {"op": "ready", "topics": topics}:
                 self.ready = fields
                 self.positions = {label: Position(*pos) for label, pos in topics.items()}
-            case {"op": "gap", "topic": topic, "pos": pos}:
+            case {"op": "skip" | "gap", "topic": topic, "pos": pos}:
                 self.positions[topic] = Position(*pos)
                 self.told.append(fields)
             case _:

@@ -33,6 +33,7 @@ class Published:
     Attributes:
         facility, audience: for whom. message: kind and value. history: what is kept of it.
         position: where it stands in its topic, None without history.
+        sender: id of the connection that it was published with as its sender, or None.
     """
 
     facility: str
@@ -40,6 +41,7 @@ class Published:
     message: Message
     history: History
     position: Position | None
+    sender: str | None = None
 
     @property
     def value(self) -> Any:
@@ -151,8 +153,9 @@ class InMemory:
         return _get_running_loop() is None and any(server.farewell() for server in self.servers)
 
     def _note(self, outgoing: Outgoing, position: Position | None) -> None:
-        topic, kind, body, history, _ = outgoing
-        self.outbox.append(Published(topic.facility, topic.audience, Message.from_body(kind, body), history, position))
+        topic, kind, body, history, sender = outgoing
+        message = Message.from_body(kind, body)
+        self.outbox.append(Published(topic.facility, topic.audience, message, history, position, sender))
 
 
 def active() -> InMemory:

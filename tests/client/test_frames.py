@@ -12,6 +12,7 @@ from shim.client.frames import (
     PONG_FRAME,
     Ack,
     FrameError,
+    Missing,
     Move,
     Ping,
     Ready,
@@ -49,14 +50,24 @@ def test_messages_arrive_as_they_were_published(message: Message, position: Posi
     assert parse(sent.string) == Received(label, position, message)
 
 
+@given(messages, positions, texts)
+def test_in_the_place_of_an_own_message_stands_its_position(message: Message, position: Position, label: str) -> None:
+    """contract 6.5."""
+    delivery = protocol.Delivery(Record(message.kind, message.body(), position, "me"), protocol.label_json(label))
+    assert delivery.skip is not None
+    assert parse(delivery.skip.string) == Skip(label, position)
+    assert delivery.skip is delivery.skip
+    assert protocol.Delivery(Record(message.kind, message.body(), None, "me"), b'"user"').skip is None
+
+
 @given(messages, st.integers(1, MAX_SEQ))
 def test_the_server_reads_what_is_sent(message: Message, id: int) -> None:
     assert protocol.parse(send_frame(id, message)) == protocol.Send(message, id)
 
 
-@given(st.dictionaries(texts, positions, max_size=5))
-def test_the_server_reads_hello(resume: dict[str, Position]) -> None:
-    assert protocol.parse(hello_frame(resume)) == protocol.Hello(resume)
+@given(st.dictionaries(texts, positions, max_size=5), st.none() | st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
+def test_the_server_reads_hello(resume: dict[str, Position], was: str | None) -> None:
+    assert protocol.parse(hello_frame(resume, was)) == protocol.Hello(resume, was)
     assert protocol.parse(PONG_FRAME) == protocol.Pong()
 
 
@@ -70,7 +81,7 @@ def test_the_rest_of_what_a_server_writes() -> None:
     assert parse(protocol.ack_frame(7).string) == Ack(7)
     assert parse(protocol.error_frame("bad_id", "why").string) == Refusal(None, "bad_id", "why")
     assert parse(protocol.error_frame("forbidden", "why", "x").string) == Refusal("x", "forbidden", "why")
-    assert parse(protocol.gap_frame("user", at).string) == Skip("user", at)
+    assert parse(protocol.gap_frame("user", at).string) == Missing("user", at)
     assert parse(protocol.PING_FRAME.string) == Ping()
     direct = protocol.direct_frame(protocol.Protocol.V1, Message.of("hi"), 100)
     assert parse(direct.string) == Received(None, None, Message.of("hi"))

@@ -65,6 +65,7 @@ class System:
         self.history = history
         self.log: dict[str, list[Position]] = {topic: [Position(f"{topic}-0", 1)] for topic in TOPICS}
         self.published: list[tuple[str, Position]] = []
+        self.own: list[tuple[str, Position]] = []
         self.queues: dict[int, list[str]] = {}
         self.dials: list[int] = []
         self.told: list[Any] = []
@@ -104,18 +105,27 @@ class System:
             head = self.head(topic)
             missed = [(topic, Position(epoch, n)) for n in range(seq + 1, head.seq + 1)]
             is_near = epoch == head.epoch and head.seq - self.history <= seq <= head.seq
-            recovered[topic] = is_near and set(missed) <= set(self.published)
+            recovered[topic] = is_near and set(missed) <= {*self.published, *self.own}
             if recovered[topic]:
-                replay += [message(at.seq, topic=topic, epoch=epoch) for _, at in missed]
+                replay += [self.shown(*each) for each in missed]
         self.queues[link] = [ready({topic: list(self.head(topic)) for topic in TOPICS}, recovered), *replay]
 
-    def publish(self, topic: str) -> None:
+    def publish(self, topic: str, *, own: bool = False) -> None:
         epoch, seq = self.head(topic)
         self.log[topic].append(Position(epoch, seq + 1))
-        self.published.append((topic, self.head(topic)))
-        self.say(message(seq + 1, topic=topic, epoch=epoch))
+        (self.own if own else self.published).append((topic, self.head(topic)))
+        self.say(self.shown(topic, self.head(topic)))
 
-    def skip(self, topic: str, n: int, *, new_epoch: bool) -> None:
+    def send(self, topic: str) -> None:
+        """A message of the client's own, which is not brought to it (contract 6.5)."""
+        self.publish(topic, own=True)
+
+    def shown(self, topic: str, at: Position) -> str:
+        if (topic, at) in self.own:
+            return frame("skip", topic=topic, pos=list(at))
+        return message(at.seq, topic=topic, epoch=at.epoch)
+
+    def lose_for_good(self, topic: str, n: int, *, new_epoch: bool) -> None:
         epoch, seq = self.head(topic)
         if new_epoch:
             self.epochs += 1
@@ -165,8 +175,8 @@ class System:
         for name, *arguments in steps:
             if name == "move":
                 self.queues[self.machine.link].append(move(*arguments))
-            elif name == "skip":
-                self.skip(*arguments[:2], new_epoch=arguments[2])
+            elif name == "gap":
+                self.lose_for_good(*arguments[:2], new_epoch=arguments[2])
             else:
                 getattr(self, name)(*arguments)
             assert len(self.queues) + len(self.dials) <= 2, "more than two connections"
@@ -177,14 +187,14 @@ class System:
 
 which = st.integers(0, 1)
 steps = st.one_of(
-    st.tuples(st.just("publish"), st.sampled_from(TOPICS)),
+    st.tuples(st.sampled_from(["publish", "publish", "send"]), st.sampled_from(TOPICS)),
     st.tuples(st.just("deliver"), which, st.integers(1, 5)),
     st.tuples(st.just("move"), st.sampled_from(["legacy", "channels"])),
     st.tuples(st.just("open")),
     st.tuples(st.just("refuse")),
     st.tuples(st.just("lose"), which),
 )
-skips = st.tuples(st.just("skip"), st.sampled_from(TOPICS), st.integers(0, 3), st.booleans())
+gaps = st.tuples(st.just("gap"), st.sampled_from(TOPICS), st.integers(0, 3), st.booleans())
 
 
 @given(st.lists(steps, max_size=60))
@@ -205,7 +215,7 @@ def test_all_comes_once_and_in_order(taken: list[tuple[Any, ...]]) -> None:
     assert counters.moves_failed == told.count(MoveFailed)
 
 
-@given(st.lists(steps | skips, max_size=60), st.integers(0, 3))
+@given(st.lists(steps | gaps, max_size=60), st.integers(0, 3))
 def test_what_is_lost_for_good_is_told_and_nothing_comes_twice(taken: list[tuple[Any, ...]], history: int) -> None:
     """contract 5.3, 7.4, with a history that is shorter than a move."""
     system = System(history)

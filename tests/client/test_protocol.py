@@ -83,15 +83,22 @@ class Truth:
     def __init__(self) -> None:
         self.at = {topic: Position(f"{topic}-0", 2) for topic in TOPICS}
         self.published: list[tuple[str, Position]] = []
+        self.own: list[tuple[str, Position]] = []
         self.epochs = 0
 
-    def publish(self, topic: str) -> str:
+    def publish(self, topic: str, *, own: bool = False) -> str:
+        """Somebody's message, or one of the client's own, which is not brought (contract 6.5)."""
         epoch, seq = self.at[topic]
         self.at[topic] = Position(epoch, seq + 1)
-        self.published.append((topic, self.at[topic]))
-        return message(seq + 1, topic=topic, epoch=epoch)
+        (self.own if own else self.published).append((topic, self.at[topic]))
+        return self.shown(topic, self.at[topic])
 
-    def skip(self, topic: str, n: int, *, new_epoch: bool) -> str:
+    def shown(self, topic: str, position: Position) -> str:
+        if (topic, position) in self.own:
+            return frame("skip", topic=topic, pos=list(position))
+        return message(position.seq, topic=topic, epoch=position.epoch)
+
+    def lose(self, topic: str, n: int, *, new_epoch: bool) -> str:
         """Messages get lost for good."""
         self.epochs += new_epoch
         epoch, seq = (f"{topic}-{self.epochs}", 0) if new_epoch else self.at[topic]
@@ -106,7 +113,7 @@ class Truth:
             head = self.at[topic]
             recovered[topic] = epoch == head.epoch and head.seq - self.HISTORY <= seq <= head.seq
             if recovered[topic]:
-                replay += [message(n, topic=topic, epoch=epoch) for n in range(seq + 1, head.seq + 1)]
+                replay += [self.shown(topic, Position(epoch, n)) for n in range(seq + 1, head.seq + 1)]
         return [ready({topic: list(at) for topic, at in self.at.items()}, recovered), *replay], recovered
 
 
@@ -121,8 +128,8 @@ def resume_of(effects: Iterable[Effect]) -> dict[str, list[Any]]:
 topics = st.sampled_from(TOPICS)
 publishes = st.lists(topics, max_size=5)
 actions = st.one_of(
-    st.tuples(st.just("publish"), topics),
-    st.tuples(st.just("skip"), topics, st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("publish"), topics, st.booleans()),
+    st.tuples(st.just("gap"), topics, st.integers(0, 3), st.booleans()),
     st.tuples(st.just("lose"), st.sampled_from([1006, 1011, 1012, 1013, 4001]), publishes, st.booleans()),
 )
 
@@ -143,27 +150,26 @@ def test_an_honest_server_is_followed_exactly(steps: list[tuple[Any, ...]]) -> N
             observer.see(machine.received(text, 0.0))
         for topic, came in recovered.items():
             if came:
-                expected.extend(
-                    (topic, Position(resume[topic][0], n)) for n in range(resume[topic][1] + 1, truth.at[topic].seq + 1)
-                )
+                missed = [Position(resume[topic][0], n) for n in range(resume[topic][1] + 1, truth.at[topic].seq + 1)]
+                expected.extend((topic, position) for position in missed if (topic, position) not in truth.own)
         return sum(not came for came in recovered.values())
 
     connect()
     for step in steps:
         match step:
-            case ("publish", topic):
-                observer.see(machine.received(truth.publish(topic), 0.0))
-                expected.append(truth.published[-1])
-            case ("skip", topic, n, new_epoch):
-                observer.see(machine.received(truth.skip(topic, n, new_epoch=new_epoch), 0.0))
+            case ("publish", topic, own):
+                observer.see(machine.received(truth.publish(topic, own=own), 0.0))
+                expected += [] if own else [truth.published[-1]]
+            case ("gap", topic, n, new_epoch):
+                observer.see(machine.received(truth.lose(topic, n, new_epoch=new_epoch), 0.0))
                 gaps += 1
             case ("lose", code, meanwhile, lost_history):
                 observer.see(machine.lost(code, "", 0.0))
                 assert machine.state is State.WAITING
                 for topic in meanwhile:
-                    truth.publish(topic)
+                    truth.publish(topic, own=topic == "group:a")
                 if lost_history:
-                    truth.skip("user", 1, new_epoch=True)
+                    truth.lose("user", 1, new_epoch=True)
                 gaps += connect()
     assert observer.given == expected
     assert observer.at == truth.at
@@ -189,7 +195,8 @@ noise = st.sampled_from(
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("publish"), topics), st.tuples(st.just("skip"), topics, st.integers(0, 3), st.booleans())
+            st.tuples(st.just("publish"), topics, st.booleans()),
+            st.tuples(st.just("gap"), topics, st.integers(0, 3), st.booleans()),
         ),
         max_size=20,
     ),
@@ -202,7 +209,7 @@ def test_nothing_comes_twice_whatever_is_repeated_or_reordered(
     truth = Truth()
     start = dict(truth.at)
     frames = [
-        truth.publish(step[1]) if step[0] == "publish" else truth.skip(step[1], step[2], new_epoch=step[3])
+        truth.publish(step[1], own=step[2]) if step[0] == "publish" else truth.lose(step[1], step[2], new_epoch=step[3])
         for step in steps
     ]
     said = data.draw(st.lists(st.sampled_from(frames) | noise, max_size=60)) if frames else []
@@ -401,3 +408,50 @@ def test_epochs_that_were_left_are_remembered_but_not_for_ever() -> None:
     assert len(machine._topics._left) <= 256
     machine.received(frame("gap", topic="user", pos=["e900", 5]), 0.0)
     assert machine.state is State.DROPPING
+
+
+class TestWas:
+    """`hello` says which connection this one continues."""
+
+    @staticmethod
+    def said(effects: Iterable[Effect]) -> dict[str, Any]:
+        (hello,) = (json.loads(effect.text) for effect in effects if isinstance(effect, Transmit))
+        assert isinstance(hello, dict)
+        return hello
+
+    def test_the_last_that_was_ready(self) -> None:
+        machine = session()
+        machine.connecting()
+        assert "was" not in self.said(machine.opened(0.0, "ws://h/"))
+        machine.received(ready({"user": ["e", 0]}, connection="one"), 0.0)
+        machine.lost(1006, "", 0.0)
+        for _ in range(2):  # one that was never ready is none that can be continued
+            machine.connecting()
+            assert self.said(machine.opened(0.0, "ws://h/"))["was"] == "one"
+            machine.lost(1006, "", 0.0)
+        machine.connecting()
+        machine.opened(0.0, "ws://h/")
+        machine.received(ready({"user": ["e", 0]}, connection="two"), 0.0)
+        machine.lost(1006, "", 0.0)
+        machine.connecting()
+        assert self.said(machine.opened(0.0, "ws://h/"))["was"] == "two"
+
+    def test_on_a_move_the_one_that_moves(self) -> None:
+        machine = opened()
+        link = 2
+        machine.received(frame("move", backend="channels", url="ws://h:2/", within_ms=4_000), 0.0)
+        assert self.said(machine.opened(0.0, "ws://h:2/", link))["was"] == "c"
+        machine.lost(1006, "", 0.0, link=link)  # it failed, and the client stays where it is
+        assert machine.connection == "c"
+
+
+def test_a_skip_that_nobody_asked_for_is_a_violation() -> None:
+    machine = opened()
+    assert machine.received(frame("skip", topic="user", pos=["e", 1]), 0.0) == [Settle({"user": Position("e", 1)})]
+    assert machine.received(frame("skip", topic="user", pos=["e", 1]), 0.0) == []
+    assert machine.counters.duplicates_dropped == 1
+    told, settled = machine.received(frame("skip", topic="user", pos=["e", 3]), 0.0)
+    assert told == Tell(Hole("user", Position("e", 3), Position("e", 1)))
+    assert settled == Settle({"user": Position("e", 3)})
+    assert any(isinstance(effect, Drop) for effect in machine.received(frame("skip", topic="x", pos=["e", 1]), 0.0))
+    assert machine.counters.received == 0

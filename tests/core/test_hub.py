@@ -27,15 +27,17 @@ from shim.core.wire import Position, Record, encode
 
 TOPICS = (Topic("calls", Everyone()), Topic("calls", User("ana")), Topic("calls", Group("a:b")))
 SIZE = 6
+SENDERS = (None, "me", "was", "other")
+owns = st.sampled_from([frozenset[str](), frozenset({"me"}), frozenset({"me", "was"})])  # contract 6.5
 
 
 class Member:
     """A connection that writes down what it gets."""
 
-    def __init__(self, id: str, protocol: Protocol, echo: bool = True) -> None:
+    def __init__(self, id: str, protocol: Protocol, own: frozenset[str] = frozenset()) -> None:
         self.id = id
         self.protocol = protocol
-        self.echo = echo
+        self.own = own
         self.sink: Sink = self
         self.last_heard = 0.0
         self.confirmed = False
@@ -148,6 +150,8 @@ class HubMachine(RuleBasedStateMachine):
         self.after_ready: dict[Member, list[tuple[str, Record]]] = {}
         self.ready_at: dict[Member, int] = {}
         self.count = 0
+        self.origins: dict[str, str | None] = {}  # by text
+        self.origins_at: dict[tuple[str, Position], str | None] = {}
         self.lossless = True
 
     def perform(self, effects: Sequence[Effect]) -> None:
@@ -170,10 +174,11 @@ class HubMachine(RuleBasedStateMachine):
         target=members,
         protocol=st.sampled_from(Protocol),
         topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
+        own=owns,
     )
-    def subscribe(self, protocol: Protocol, topics: list[Topic]) -> Member:
+    def subscribe(self, protocol: Protocol, topics: list[Topic], own: frozenset[str]) -> Member:
         self.count += 1
-        member = Member(f"c{self.count}", protocol)
+        member = Member(f"c{self.count}", protocol, own)
         self.alive[member] = {topic.channel("rt"): topic for topic in topics}
         self.perform(self.hub.subscribe(member, topics))
         return member
@@ -182,11 +187,12 @@ class HubMachine(RuleBasedStateMachine):
         target=members,
         protocol=st.sampled_from(Protocol),
         topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
+        own=owns,
         back=st.integers(0, SIZE + 2),
     )
-    def join(self, protocol: Protocol, topics: list[Topic], back: int) -> Any:
+    def join(self, protocol: Protocol, topics: list[Topic], own: frozenset[str], back: int) -> Any:
         """All steps at once, as it mostly goes."""
-        member: Any = self.subscribe(protocol, topics)
+        member: Any = self.subscribe(protocol, topics, own)
         while self.redis.line and not member.confirmed:
             self.arrive(1)
         self.begin(member, back)
@@ -220,11 +226,18 @@ class HubMachine(RuleBasedStateMachine):
             self.asked.pop(member, None)
             self.perform(self.hub.unsubscribe(member))
 
-    @rule(topic=st.sampled_from(TOPICS), history=st.sampled_from([True, True, True, False]))
-    def publish(self, topic: Topic, history: bool) -> None:
+    @rule(
+        topic=st.sampled_from(TOPICS),
+        history=st.sampled_from([True, True, True, False]),
+        origin=st.sampled_from(SENDERS),
+    )
+    def publish(self, topic: Topic, history: bool, origin: str | None) -> None:
         self.count += 1
         channel = topic.channel("rt")
-        record = self.redis.publish(channel, history=history, body=f"m{self.count}")
+        record = self.redis.publish(channel, history=history, body=f"m{self.count}", origin=origin)
+        self.origins[f"m{self.count}"] = origin
+        if record.position is not None:
+            self.origins_at[topic.label, record.position] = origin
         for member, due in self.after_ready.items():
             if channel in self.alive.get(member, {}):
                 due.append((channel, record))
@@ -305,6 +318,18 @@ class HubMachine(RuleBasedStateMachine):
                     assert list(pos) == [epoch, seq + 1], f"{member.id} {label}: {pos} after {at[label]}"
                     at[label] = (epoch, seq + 1)
 
+    @invariant()
+    def own_messages_are_positions_at_most(self) -> None:  # contract 6.5
+        for member in self.alive:
+            if member.protocol is Protocol.RAW:
+                assert not any(self.origins.get(text) in member.own for text in member.texts())
+                continue
+            for frame in member.heard():
+                if frame["op"] == "msg":
+                    assert self.origins.get(frame["text"]) not in member.own
+                elif frame["op"] == "skip":
+                    assert self.origins_at[frame["topic"], Position(*frame["pos"])] in member.own
+
     def settle(self) -> None:
         """Let the line mend and everything on its way arrive."""
         if not self.redis.up:
@@ -328,11 +353,13 @@ class HubMachine(RuleBasedStateMachine):
 
     def missing(self, member: Member) -> list[Record]:
         """What a connection should have got and did not, nor was told of."""
+        skipped = set()
         if member.protocol is Protocol.V1:
             heard = member.heard()
             if any(frame["op"] == "gap" for frame in heard):
                 return []  # it was told (contract 7.4)
             got = {str(frame.get("text")) for frame in heard}
+            skipped = {(frame["topic"], Position(*frame["pos"])) for frame in heard if frame["op"] == "skip"}
         else:
             got = set(member.texts())
         return [
@@ -340,6 +367,8 @@ class HubMachine(RuleBasedStateMachine):
             for channel, record in self.after_ready[member]
             if record.position is not None
             and record.body.decode() not in got
+            and (self.alive[member][channel].label, record.position) not in skipped
+            and not (member.protocol is Protocol.RAW and record.origin in member.own)
             # A raw client cannot be told: it gets all that history can give, which is all when nothing was cut off.
             and (member.protocol is Protocol.V1 or (self.lossless and self.redis.logs[channel].seq <= SIZE))
         ]

@@ -301,6 +301,17 @@ class TestResume:
     def test_what_is_no_position_is_a_violation(self, resume: str) -> None:
         assert violation(f'{{"op":"hello","resume":{resume}}}').code == "bad_hello"
 
+    @pytest.mark.parametrize(
+        "was", ['""', "1", "null", '"c1"', f'"{"a" * 64}"', f'"{"a" * 65}"', '"é"', '"a\\n"', '["c1"]']
+    )
+    def test_which_connection_it_continues(self, was: str) -> None:
+        text = f'{{"op":"hello","was":{was}}}'
+        value = json.loads(was)
+        if value is None or value in ("c1", "a" * 64):
+            assert parse(text) == Hello({}, value)
+        else:
+            assert violation(text).code == "bad_hello"
+
     def test_the_number_of_topics_is_bounded(self) -> None:
         resume = {f"group:{n}": ["e", 1] for n in range(MAX_RESUMED_TOPICS)}
         found = parse(json.dumps({"op": "hello", "resume": resume}))

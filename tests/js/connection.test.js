@@ -38,6 +38,39 @@ test("kinds and values arrive as sent (contract 4.1)", async () => {
   ]);
 });
 
+test("an own message is its position alone (contract 6.5)", async () => {
+  const world = new World();
+  const socket = await world.open();
+  socket.frame({ op: "skip", topic: "user", pos: ["e", 1] });
+  socket.frame({ op: "skip", topic: "user", pos: ["e", 1] });
+  socket.msg(2);
+  assert.deepEqual(world.values(), [2]);
+  assert.deepEqual([world.client.counters.holes, world.client.counters.duplicates, world.client.counters.received], [0, 1, 1]);
+  socket.frame({ op: "skip", topic: "user", pos: ["e", 4] });
+  assert.deepEqual(world.client.positions, { user: ["e", 4] });
+  assert.deepEqual(world.gaps, [{ topic: "user", position: ["e", 4], known: ["e", 2] }]);
+  socket.frame({ op: "skip", topic: "group:a", pos: ["e", 1] });
+  assert.match(world.event("protocolError").reason, /did not name/);
+});
+
+test("hello says which connection it continues: the last one that was ready", async () => {
+  const world = new World();
+  (await world.open()).end(1006);
+  for (let n = 0; n < 2; n++) {
+    await world.pass(world.delay);
+    world.socket.shake();
+    assert.equal(world.socket.frames[0].was, "c");
+    world.socket.end(1006);
+  }
+  await world.pass(world.delay);
+  world.socket.shake();
+  world.socket.ready({ user: ["e", 0] }, {}, { connection: "d" });
+  world.socket.end(1006);
+  await world.pass(world.delay);
+  world.socket.shake();
+  assert.equal(world.socket.frames[0].was, "d");
+});
+
 test("what is sent: kinds, acks, refusals (contract 6.1, 6.3)", async () => {
   const world = new World();
   const socket = await world.open();

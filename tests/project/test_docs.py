@@ -21,11 +21,11 @@ from shim.core.connection import TRANSITIONS, Limits, State
 from shim.core.feed import PENDING_BYTES
 from shim.core.history import MAX_SIZE, MAX_TTL, History
 from shim.core.hub import CHECK_CALLS
-from shim.core.message import MAX_MESSAGE_BYTES
+from shim.core.message import MAX_MESSAGE_BYTES, Kind
 from shim.core.names import MAX_NAME_BYTES
 from shim.core.node import Pace
 from shim.core.protocol import Close, Delivery, Protocol, Violation, frame_limit
-from shim.core.wire import Position, decode
+from shim.core.wire import Position, Record, decode
 from tests.project.pages import DOCS, README, ROOT, anchors, block, blocks, links, pages, prose, tracked
 
 CONTRACT = DOCS / "contract.md"
@@ -200,6 +200,10 @@ def test_what_the_server_says_is_said_so() -> None:
     assert ready["heartbeat"] == Limits().heartbeat
     assert block(PROTOCOL, "ack").text.strip().encode() == protocol.ack_frame(7).data
     assert block(PROTOCOL, "ping").text.strip().encode() == protocol.PING_FRAME.data
+    own = Record(Kind.TEXT, b"", Position("5f0c2a9b41d7e683", 46), "dGhpcyBpcyBh")
+    skip = Delivery(own, protocol.label_json("group:team-a")).skip
+    assert skip is not None
+    assert block(PROTOCOL, "skip").text.strip().encode() == skip.data
     gap = protocol.gap_frame("user", Position("5f0c2a9b41d7e683", 60))
     assert block(PROTOCOL, "gap").text.strip().encode() == gap.data
     move = protocol.move_frame("channels", "ws://127.0.0.1:8001/ws/calls", Pace().move_within)
@@ -222,7 +226,7 @@ def test_messages_look_as_shown() -> None:
 def test_error_codes_are_in_the_table() -> None:
     sources = [Path(module.__file__ or "").read_text() for module in (protocol, connection)]
     codes = {code for source in sources for code in re.findall(r'Violation\(\s*"(\w+)"', source)}
-    assert codes == set(re.findall(r"^\| `(\w+)` \|", PROTOCOL.read_text(), re.MULTILINE)) - {"heartbeat"}
+    assert codes == set(re.findall(r"^\| `(\w+)` \|", PROTOCOL.read_text(), re.MULTILINE)) - {"heartbeat", "echo"}
     with pytest.raises(Violation, match="unknown_op"):
         protocol.parse('{"op":"nothing"}')
 

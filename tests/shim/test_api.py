@@ -142,6 +142,26 @@ class TestOneWire:
         assert realtime.publish_many([]) == asyncio.run(realtime.apublish_many([])) == []
 
 
+class TestSender:
+    # contract 6.5
+
+    @pytest.mark.parametrize("history", [None, History(size=0)], ids=["history", "none"])
+    def test_it_travels_with_the_message(self, ear: Ear, way: Publish, history: History | None) -> None:
+        way("calls", Everyone(), "hi", history=history, sender="c1-A_b")
+        assert [record.origin for _, record in ear.records()] == ["c1-A_b"]
+
+    @pytest.mark.usefixtures("database")
+    def test_also_after_a_commit(self, ear: Ear, way: Publish) -> None:
+        way("calls", Everyone(), "hi", sender="c1", on_commit=True)
+        assert [record.origin for _, record in ear.records()] == ["c1"]
+
+    @pytest.mark.parametrize("sender", ["", "a b", "é", "x" * 65, 7, b"c1", object()], ids=repr)
+    def test_is_a_connection_or_its_id_and_nothing_is_sent_otherwise(self, ear: Ear, way: Publish, sender: Any) -> None:
+        with pytest.raises(TypeError, match="sender is a connection or the id of one"):
+            way("calls", Everyone(), "hi", sender=sender)
+        assert ear.records() == []
+
+
 class TestHistory:
     # contract 5.1
 

@@ -69,7 +69,7 @@ function parse(data) {
     need(typeof frame.connection === "string" && typeof frame.backend === "string", '"ready" says who is');
     need(isObject(frame.topics) && isObject(frame.recovered), '"ready" needs "topics" and "recovered"');
     Object.values(frame.topics).forEach(told => told === null || position(told));
-  } else if (op === "gap") {
+  } else if (op === "gap" || op === "skip") {
     position(frame.pos);
   } else if (op === "move") {
     need(typeof frame.url === "string" && isNumber(frame.within_ms), '"move" needs "url" and "within_ms"');
@@ -399,7 +399,7 @@ export class RealtimeClient {
       this.#restart(link);
     }
     link.asked = this.positions;
-    link.socket.send(JSON.stringify({ op: "hello", resume: link.asked }));
+    link.socket.send(JSON.stringify({ op: "hello", resume: link.asked, was: this.connection ?? undefined }));
   }
 
   #restart(link) {
@@ -439,9 +439,10 @@ export class RealtimeClient {
       if (frame.op === "ping") return link.socket.send(PONG);
       if (frame.op === "ack" || frame.op === "error") return this.#answered(link, frame);
       if (frame.op === "ready") return this.#ready(link, frame);
-      if (!link.openedAt) need(!["msg", "gap", "move"].includes(frame.op), 'the first frame is "ready" (contract 2.1)');
+      if (!link.openedAt) need(!["msg", "skip", "gap", "move"].includes(frame.op), 'the first frame is "ready" (contract 2.1)');
       else if (frame.op === "msg") this.#message(link, frame.message);
       else if (link !== this.#present) return; // the new connection says it
+      else if (frame.op === "skip") this.#skip(frame);
       else if (frame.op === "gap") this.#tellGaps("gap", [this.#topics.gap(frame.topic, frame.pos)]);
       else if (frame.op === "move") this.#toldToMove(frame);
     } catch (error) {
@@ -489,6 +490,12 @@ export class RealtimeClient {
       if (fate.hole) this.#tellGaps("hole", [fate.hole]);
     }
     this.#deliver(message);
+  }
+
+  /** In the place of a message of our own, which is not brought (contract 6.5). */
+  #skip({ topic, pos }) {
+    const { hole } = this.#topics.message({ topic, position: pos }) ?? {};
+    if (hole) this.#tellGaps("hole", [hole]);
   }
 
   /** Whether there is room; if not, the connection goes, and what follows is asked for when there is (contract 7.2). */
