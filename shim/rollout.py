@@ -38,7 +38,7 @@ from shim.bus.flag import flag_key, number_command, number_from, publish_command
 from shim.conf import conf
 from shim.core.cohorts import MAX_LISTED, FlagState, Snapshot
 from shim.core.errors import RealtimeUnavailable, WireError
-from shim.core.node import control_channel
+from shim.core.names import control_channel
 from shim.flag import LISTS, flag_list, flag_model, flag_rows, read_snapshot
 
 logger = logging.getLogger(__name__)
@@ -84,10 +84,14 @@ def _too_long(what: str) -> None:
 # Pushing
 
 
-def push() -> Snapshot:
+def push(*, hurry: bool = False) -> Snapshot:
     """Tell every process how the flag stands, and leave a copy on Redis for those that start later.
 
     Call it after the change is committed; the module's head says why the order of the steps matters.
+
+    Args:
+        hurry: whoever has to move by it, or is still to be moved, does so at the hurried pace (contract 8.5). Heard by
+            processes that Redis reaches; one that learns of the flag from the database alone takes its usual pace.
 
     Returns:
         What was told, or what was read where a newer push was faster.
@@ -100,7 +104,8 @@ def push() -> Snapshot:
     for _ in range(_ATTEMPTS):
         version = number_from(bus.execute(*number_command(prefix, new_epoch())))
         snapshot = read_snapshot(name, version=version, too_long=_too_long)
-        if bus.execute(*publish_command(prefix, control_channel(prefix), snapshot)) != -1:
+        said = bus.execute(*publish_command(prefix, control_channel(prefix), snapshot, hurry=hurry))
+        if said == 1 or (said == 0 and not hurry):  # 0: a newer push was faster, and it did not say "hurry"
             return snapshot
     raise RealtimeUnavailable(
         f"Redis lost the key {flag_key(prefix)!r} {_ATTEMPTS} times while the flag {name!r} was pushed: does it evict "

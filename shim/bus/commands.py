@@ -21,7 +21,7 @@ from shim.bus.scripts import PUBLISH, READ
 from shim.core.errors import WireError, shown
 from shim.core.history import History, ReadRequest, ReadResult, Want
 from shim.core.message import Kind
-from shim.core.names import Topic
+from shim.core.names import Topic, control_channel
 from shim.core.wire import MAX_SEQ, NOBODY, Position, Record, decode, encode
 
 META_TTL: Final = 86_400.0
@@ -30,6 +30,9 @@ META_TTL: Final = 86_400.0
 They must outlive the position that an idle connection holds, or the first message after a quiet night would look like
 a lost history. Every read refreshes them too. A day also covers a laptop that sleeps overnight and then resumes.
 """
+
+CONTROL_HISTORY: Final = History(1_000, 600.0)
+"""So many control messages, of so many seconds, reach a process whose subscription was down."""
 
 SUBSCRIBE_CHUNK: Final = 512  # channels in one command: Redis answers between two commands, never within one
 
@@ -82,11 +85,6 @@ class Commands:
         if not self.meta_ttl > 0:
             raise ValueError(f"meta_ttl is a positive number of seconds, not {self.meta_ttl!r}")
 
-    @property
-    def control_channel(self) -> str:
-        """The channel of control messages."""
-        return f"{self.prefix}:control"
-
     def publish(self, outgoing: Outgoing) -> Exchange[Position | None]:
         """Publish one message: its position, or None if it has no history (contract 5.1)."""
         history = outgoing[3]
@@ -94,11 +92,7 @@ class Commands:
             (reply,) = yield [self._plain(outgoing)]
             _checked(reply)
             return None
-        arguments = self._arguments(outgoing)
-        (reply,) = yield [PUBLISH.call(arguments)]
-        if isinstance(reply, NoScriptError):  # it did not run, so this is not a second publish (contract 3.1)
-            (reply,) = yield [PUBLISH.call(arguments, load=True)]
-        return _position(reply)
+        return (yield from _published(self._arguments(outgoing)))
 
     def publish_many(self, messages: Iterable[Outgoing]) -> Exchange[list[Position | None]]:
         """Publish messages in their order, in one round trip: their positions.
@@ -149,10 +143,12 @@ class Commands:
         return [_result(request, reply) for request, reply in zip(asked, replies, strict=True)]
 
     def control(self, message: Mapping[str, object]) -> Exchange[None]:
-        """Publish a control message, JSON, to every process."""
-        body = json.dumps(message, allow_nan=False, separators=(",", ":"))
-        (reply,) = yield [("PUBLISH", self.control_channel, body)]
-        _checked(reply)
+        """Publish a control message, JSON, to every process.
+
+        It has a history, so that a process whose subscription is down hears of it afterwards (contract 7.5).
+        """
+        body = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
+        yield from _published(self._scripted(control_channel(self.prefix), Kind.JSON, body, CONTROL_HISTORY, None))
 
     def execute(self, command: Command) -> Exchange[object]:
         """Send one command as it is; the answer as Redis gave it."""
@@ -171,7 +167,9 @@ class Commands:
 
     def _arguments(self, outgoing: Outgoing) -> Command:
         topic, kind, body, history, origin = outgoing
-        channel = topic.channel(self.prefix)
+        return self._scripted(topic.channel(self.prefix), kind, body, history, origin)
+
+    def _scripted(self, channel: str, kind: Kind, body: bytes, history: History, origin: str | None) -> Command:
         return (
             channel + ":meta",
             channel + ":log",
@@ -199,6 +197,13 @@ class Commands:
             epoch,
             seq,
         )
+
+
+def _published(arguments: Command) -> Exchange[Position]:
+    (reply,) = yield [PUBLISH.call(arguments)]
+    if isinstance(reply, NoScriptError):  # it did not run, so this is not a second publish (contract 3.1)
+        (reply,) = yield [PUBLISH.call(arguments, load=True)]
+    return _position(reply)
 
 
 def subscriptions(verb: str, channels: Iterable[str]) -> Iterator[Command]:

@@ -11,6 +11,8 @@ from typing import Final
 from shim.bus.commands import Command
 from shim.core.cohorts import Snapshot, Version
 from shim.core.errors import RealtimeUnavailable, shown
+from shim.core.message import Kind
+from shim.core.wire import Record, encode
 
 NUMBER: Final = """\
 redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1])
@@ -55,12 +57,18 @@ def number_from(reply: object) -> Version:
             raise RealtimeUnavailable(f"Redis gave no number for the flag, but {shown(reply)}")
 
 
-def publish_command(prefix: str, channel: str, snapshot: Snapshot) -> Command:
-    """Say a snapshot on the control channel and leave a copy; answers 1, or 0 or -1 as told above."""
+def publish_command(prefix: str, channel: str, snapshot: Snapshot, *, hurry: bool = False) -> Command:
+    """Say a snapshot on the control channel and leave a copy; answers 1, or 0 or -1 as told above.
+
+    Args:
+        hurry: also say that its moves hurry (contract 8.5). The copy does not: a process that starts moves nobody.
+    """
     epoch, number = snapshot.version
     fields = snapshot.to_json()
     copy = json.dumps(fields, separators=(",", ":"))
-    message = json.dumps({"op": "flag", "snapshot": fields}, separators=(",", ":"))
+    said = {"op": "flag", "snapshot": fields, **({"hurry": True} if hurry else {})}
+    body = json.dumps(said, separators=(",", ":")).encode()
+    message = encode(Record(Kind.JSON, body))  # without history: whoever misses it finds the copy, or the database
     return ("EVAL", PUBLISH, 1, flag_key(prefix), epoch, number, copy, channel, message)
 
 

@@ -137,6 +137,12 @@ class Feed:
             self.unsure = True  # one of the two epochs is over: a read that begins after this will tell which
         return self.heal() if self.phase is Phase.LIVE else []
 
+    def stand(self, member: Member) -> None:
+        """Follow the topic from now on for a listener that neither joins nor leaves, and has no past."""
+        self.phase = Phase.HEALING  # from no position at all: the first read only says where the topic stands
+        self.wanted_by[member] = None
+        self._with[member.protocol][member] = None
+
     def leave(self, member: Member) -> None:
         """A connection is gone."""
         for members in (self.wanted_by, self._with[member.protocol], self._ahead, self._joining):
@@ -189,7 +195,8 @@ class Feed:
         seen = max((at.seq for at in self._ahead.values() if at.epoch == epoch), default=0)
         self._reading = _Asked(self.position, seen)
         self._asked_after = len(self._pending)
-        return [ReadRequest(self.channel, Want.HEAL, self.position)]
+        want = Want.HEAL if epoch else Want.POSITION  # nothing was missed before there was a position
+        return [ReadRequest(self.channel, want, self.position)]
 
     # Inside: every change of phase or position is above and here
 

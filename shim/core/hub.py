@@ -6,17 +6,21 @@ sends to a connection goes through the connection's `Sink`. The owner calls it f
 A topic with at least one local connection is *wanted*: the hub asks for SUBSCRIBE, counts the confirmations
 (contract 2.1), and forgets the topic when its last connection leaves. In between a `Feed` follows it: what each
 connection gets of a topic, and in which order, is decided there.
+
+What is said to all processes (sign-outs, flips) is a topic, too, and the process listens to it as long as it lives. So
+a sign-out that was said while the subscription was down is read from its history afterwards (contract 7.5).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from shim.core.feed import Feed, Phase
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.member import Member
-from shim.core.names import Topic
+from shim.core.names import CONTROL, Topic, control_channel
+from shim.core.protocol import Frame, Protocol
 from shim.core.wire import Position, Record, decode
 
 CHECK_CALLS: Final = 40
@@ -50,39 +54,43 @@ type Effect = Subscribe | Unsubscribe | Read
 class Hub:
     """Topics and the connections of this process. Not thread-safe: the owner serialises the calls."""
 
-    def __init__(self, prefix: str, *, standing: Iterable[str] = ()) -> None:
-        """Make an empty hub.
+    def __init__(self, prefix: str, *, control: Callable[[bytes], None] | None = None) -> None:
+        """Make a hub without connections.
 
         Args:
             prefix: first part of all Redis names (`REALTIME_PREFIX`).
-            standing: channels that are always subscribed (the control channel); their messages are not the hub's.
+            control: is given what is said to all processes, each once and in order; it must not raise. It is called
+                while the hub is, so it must not call the hub.
         """
         self.prefix = prefix
         self.up = False
-        self._standing = tuple(standing)
         self._feeds: dict[str, Feed] = {}
+        self._control = Feed(control_channel(prefix), CONTROL)
+        if control is not None:
+            self._control.stand(_Listener(control))
+            self._feeds[self._control.channel] = self._control
         self._feeds_of: dict[Member, tuple[Feed, ...]] = {}
         self._unconfirmed: Counter[str] = Counter()
         self._to_check: list[Feed] = []
         self._checks = 0
 
     def __len__(self) -> int:
-        """How many topics are wanted."""
-        return len(self._feeds)
+        """How many topics connections want."""
+        return len(self._feeds) - (self._control.channel in self._feeds)
 
     # The bus
 
     def connected(self) -> Sequence[Effect]:
         """Redis is there, for the first time or again: everything has to be asked for anew (contract 7.4)."""
         self.up = True
-        channels = (*self._standing, *self._feeds)
+        channels = tuple(self._feeds)
         self._unconfirmed = Counter(channels)
         return [Subscribe(channels)] if channels else []
 
     def disconnected(self) -> None:
         """Redis is gone. Connections stay (contract 7.3); nothing counts as confirmed any more."""
         self.up = False
-        self._unconfirmed = Counter((*self._standing, *self._feeds))
+        self._unconfirmed = Counter(self._feeds.keys())
         for feed in self._feeds.values():
             feed.unsure = True
 
@@ -96,7 +104,7 @@ class Hub:
         if feed is None:
             return []
         for member in list(feed.wanted_by):
-            if self.is_subscribed(member):
+            if member in self._feeds_of and self.is_subscribed(member):
                 member.sink.subscribed()
         return _read(feed.heal()) if feed.phase is not Phase.UNPLACED else []
 
@@ -219,6 +227,39 @@ class Hub:
                 del self._feeds[feed.channel]
                 gone.append(feed.channel)
         return [Unsubscribe(tuple(gone))] if gone and self.up else []
+
+
+class _Listener:
+    """The process, as a member of the control topic."""
+
+    protocol = Protocol.RAW
+    own: frozenset[str] = frozenset()
+    last_heard = 0.0
+
+    def __init__(self, control: Callable[[bytes], None]) -> None:
+        self.sink = self
+        self._control = control
+
+    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
+        """See `Member`: it does not join, it is there."""
+
+    def send(self, frame: Frame) -> None:
+        """See `Sink`."""
+        self._control(frame.data)
+
+    def send_batch(self, frames: Sequence[Frame]) -> None:
+        """See `Sink`."""
+        for frame in frames:
+            self.send(frame)
+
+    def ping(self) -> None:
+        """See `Sink`."""
+
+    def close(self, code: int, reason: str) -> None:
+        """See `Sink`."""
+
+    def subscribed(self) -> None:
+        """See `Sink`."""
 
 
 def _read(requests: Sequence[ReadRequest]) -> list[Effect]:

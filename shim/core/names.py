@@ -187,3 +187,12 @@ class Topic:
     def channel(self, prefix: str) -> str:
         """The Redis channel of this topic, and the stem of its keys; the tag is a cluster hash tag."""
         return f"{prefix}:{{{self.tag}}}"
+
+
+CONTROL: Final = "control"
+"""The tag of the topic by which processes are told what is no message: sign-outs, flips. No facility's has no colon."""
+
+
+def control_channel(prefix: str) -> str:
+    """The Redis channel of the control topic, and the stem of its keys."""
+    return f"{prefix}:{{{CONTROL}}}"

@@ -23,7 +23,7 @@ from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, Want
 from shim.core.message import Kind
 from shim.core.names import Topic, User
-from shim.core.wire import Position
+from shim.core.wire import Position, decode
 from tests.bus.conftest import BusFace, Driver
 from tests.bus.waiting import until
 
@@ -88,10 +88,13 @@ def test_many_reads_in_one_round_trip(bus: BusFace, prefix: str) -> None:
 
 def test_control_reaches_the_control_channel(bus: BusFace, prefix: str, client: Any) -> None:
     listener = client.pubsub()
-    listener.subscribe(f"{prefix}:control")
+    listener.subscribe(f"{prefix}:{{control}}")
     assert listener.get_message(timeout=5)
     bus.control({"op": "disconnect", "user": "ana"})
-    assert listener.get_message(timeout=5)["data"] == b'{"op":"disconnect","user":"ana"}'
+    said = decode(listener.get_message(timeout=5)["data"])
+    assert said.body == b'{"op":"disconnect","user":"ana"}'
+    assert said.position is not None
+    assert said.position.seq == 1
     listener.close()
 
 

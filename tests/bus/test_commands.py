@@ -132,10 +132,12 @@ def test_a_record_that_cannot_be_read_makes_its_history_unusable_and_no_other(
 
 
 def test_control_is_json_for_all_processes() -> None:
-    said, _ = carry(COMMANDS.control({"op": "disconnect", "user": "ana", "code": 4500}), [1])
-    ((verb, channel, body),) = said[0]
-    assert (verb, channel) == ("PUBLISH", "rt:control")
-    assert json.loads(str(body)) == {"op": "disconnect", "user": "ana", "code": 4500}
+    said, _ = carry(COMMANDS.control({"op": "disconnect", "user": "ana", "code": 4500}), [[b"a" * 16, 1]])
+    ((verb, _, _, meta, log, channel, _, size, *_, body),) = said[0]
+    assert (verb, meta, log, channel) == ("EVALSHA", "rt:{control}:meta", "rt:{control}:log", "rt:{control}")
+    assert isinstance(body, bytes)
+    assert json.loads(body) == {"op": "disconnect", "user": "ana", "code": 4500}
+    assert size == 1_000  # contract 7.5: who was not there hears of it afterwards
 
 
 @given(st.integers(0, 3 * SUBSCRIBE_CHUNK))

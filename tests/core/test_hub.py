@@ -21,12 +21,13 @@ from shim.core.history import ReadRequest, ReadResult, Want
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
 from shim.core.member import Sink
 from shim.core.message import Kind
-from shim.core.names import Everyone, Group, Topic, User
+from shim.core.names import Everyone, Group, Topic, User, control_channel
 from shim.core.protocol import Frame, Protocol
 from shim.core.wire import Position, Record, encode
 
 TOPICS = (Topic("calls", Everyone()), Topic("calls", User("ana")), Topic("calls", Group("a:b")))
 SIZE = 6
+CONTROL_CHANNEL = control_channel("rt")
 SENDERS = (None, "me", "was", "other")
 owns = st.sampled_from([frozenset[str](), frozenset({"me"}), frozenset({"me", "was"})])  # contract 6.5
 
@@ -86,7 +87,7 @@ class Redis:
     """Topics, one subscriber, and the line to it."""
 
     def __init__(self) -> None:
-        self.logs = {topic.channel("rt"): Log() for topic in TOPICS}
+        self.logs = {channel: Log() for channel in (*(topic.channel("rt") for topic in TOPICS), CONTROL_CHANNEL)}
         self.subscribed: set[str] = set()
         self.line: list[tuple[str, str, bytes]] = []  # what is on its way to the subscriber
         self.up = True
@@ -140,8 +141,10 @@ class HubMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub("rt", standing=("rt:control",))
+        self.heard: list[bytes] = []
+        self.hub = Hub("rt", control=self.heard.append)
         self.redis = Redis()
+        self.said: list[bytes] = []
         self.reads: list[ReadRequest] = []
         self.alive: dict[Member, dict[str, Topic]] = {}
         self.asked: dict[Member, list[ReadResult]] = {}
@@ -168,7 +171,17 @@ class HubMachine(RuleBasedStateMachine):
 
     @initialize()
     def connect(self) -> None:
+        self.redis.publish(CONTROL_CHANNEL, history=True, body="before this process began")
         self.perform(self.hub.connected())
+        self.settle()
+
+    @rule()
+    def say(self) -> None:
+        """Something is said to all processes."""
+        self.count += 1
+        body = f"said {self.count}"
+        self.redis.publish(CONTROL_CHANNEL, history=True, body=body)
+        self.said.append(body.encode())
 
     @rule(
         target=members,
@@ -319,6 +332,10 @@ class HubMachine(RuleBasedStateMachine):
                     at[label] = (epoch, seq + 1)
 
     @invariant()
+    def what_is_said_to_all_processes_is_heard_in_order(self) -> None:  # contract 7.5
+        assert self.heard == [body for body in self.said if body in self.heard]
+
+    @invariant()
     def own_messages_are_positions_at_most(self) -> None:  # contract 6.5
         for member in self.alive:
             if member.protocol is Protocol.RAW:
@@ -376,6 +393,8 @@ class HubMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         # Without any further message: breaks and holes heal by themselves (contract 7.4).
         self.settle()
+        if self.redis.logs[CONTROL_CHANNEL].seq <= SIZE:
+            assert self.heard == self.said
         attached = [member for member in self.alive if member.positions is not None]
         for member in attached:
             assert not self.missing(member), f"{member.id} lost {self.missing(member)}"
@@ -398,6 +417,7 @@ class HubMachine(RuleBasedStateMachine):
             self.perform(self.hub.unsubscribe(member))
         assert len(self.hub) == 0
         self.alive.clear()
+        assert len(self.hub) == 0
 
 
 TestHub = HubMachine.TestCase

@@ -356,9 +356,9 @@ class TestDisconnect:
     def test_is_said_to_every_process(self, way: Callable[..., None], ear: Ear) -> None:
         way(User("ana é"))
         way(User("bob"), code=4503)
-        assert [(channel, json.loads(data)) for channel, data in ear.heard()] == [
-            ("rt:control", {"op": "disconnect", "user": "ana é", "code": 4500}),
-            ("rt:control", {"op": "disconnect", "user": "bob", "code": 4503}),
+        assert [(channel, json.loads(decode(data).body)) for channel, data in ear.heard()] == [
+            ("rt:{control}", {"op": "disconnect", "user": "ana é", "code": 4500}),
+            ("rt:{control}", {"op": "disconnect", "user": "bob", "code": 4503}),
         ]
 
     @pytest.mark.parametrize("audience", ["ana", Everyone(), Group("a"), None])

@@ -21,6 +21,8 @@ from waffle.models import Flag
 from shim import rollout
 from shim.core.cohorts import CHANNELS, LEGACY, Snapshot, Subject
 from shim.core.errors import RealtimeUnavailable
+from shim.core.names import control_channel
+from shim.core.wire import decode
 from shim.flag import _thousandths, read_snapshot
 from shim.rollout import connect_signals, current, new_state, poll, poll_delay, push, stored
 from tests.flags.models import BareFlag, FlagProxy, TeamFlag
@@ -35,14 +37,14 @@ class Ear:
 
     def __init__(self, url: str, prefix: str) -> None:
         self._redis = redis.Redis.from_url(url, socket_timeout=DEADLINE)
-        self._channel = f"{prefix}:control"
+        self._channel = control_channel(prefix)
         self._pubsub: Any = self._redis.pubsub()  # type: ignore[no-untyped-call] # redis-py's
         self._pubsub.subscribe(self._channel)
         assert self._next()["type"] == "subscribe"
 
     def flag(self) -> Snapshot:
         """The next flag that is said."""
-        fields = json.loads(self._next()["data"])
+        fields = json.loads(decode(self._next()["data"]).body)
         assert fields["op"] == "flag"
         return Snapshot.from_json(fields["snapshot"])
 

@@ -8,6 +8,9 @@ from django.contrib.auth.models import User
 from django.test import Client, override_settings
 from django.urls import path
 
+from shim.core.message import Kind
+from shim.core.wire import Record, decode, encode
+
 DEADLINE = 5.0  # seconds
 
 
@@ -16,13 +19,13 @@ def control(bus_settings: str, database: None) -> Iterator[Any]:
     """What processes are told."""
     with redis.Redis.from_url(bus_settings, socket_timeout=DEADLINE) as client:
         pubsub: Any = client.pubsub()
-        pubsub.subscribe("rt:control")
+        pubsub.subscribe("rt:{control}")
         assert pubsub.get_message(timeout=DEADLINE)["type"] == "subscribe"
 
         def heard() -> list[dict[str, Any]]:
-            client.publish("rt:control", '"end"')
+            client.publish("rt:{control}", encode(Record(Kind.JSON, b'"end"')))
             found = []
-            while (said := json.loads(pubsub.get_message(timeout=DEADLINE)["data"])) != "end":
+            while (said := json.loads(decode(pubsub.get_message(timeout=DEADLINE)["data"]).body)) != "end":
                 found.append(said)
             return found
 

@@ -1,7 +1,6 @@
 """`shim.testing`: what applications' tests are given, and the server below it."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -31,6 +30,8 @@ from shim import (
     realtime,
 )
 from shim.core.cohorts import Snapshot
+from shim.core.names import control_channel
+from shim.core.wire import Record, encode
 from shim.flag import flag_model
 from shim.rollout import current
 from shim.testing import (
@@ -529,7 +530,8 @@ def test_a_server_learns_the_flag_as_a_real_one_does(memory: InMemory) -> None: 
     legacy = memory.serve("legacy")
     client = legacy.connect(handshake("testing-desk", protocol="raw"))
     snapshot = Snapshot("realtime_channels", exists=True, everyone=True, version=("a" * 16, 1))
-    memory.redis.call(("PUBLISH", "rt:control", json.dumps({"op": "flag", "snapshot": snapshot.to_json()})))
+    said = json.dumps({"op": "flag", "snapshot": snapshot.to_json()}).encode()
+    memory.redis.call(("PUBLISH", control_channel("rt"), encode(Record(Kind.JSON, said))))
     memory.settle()
     assert legacy.node.flag.current == snapshot
     memory.advance(2)
@@ -551,7 +553,7 @@ def test_a_change_that_nobody_pushed_is_found_in_the_database(memory: InMemory) 
 def test_nonsense_on_the_wire_is_passed_over(memory: InMemory, caplog: pytest.LogCaptureFixture) -> None:
     with connect("testing-desk") as connection:
         channel = next(iter(memory.server().hub._feeds))
-        for where in (channel, "rt:control"):
+        for where in (channel, control_channel("rt")):
             memory.redis.call(("PUBLISH", where, "nonsense"))
         realtime.publish("testing-desk", Everyone(), 1)
         assert connection.receive() == 1

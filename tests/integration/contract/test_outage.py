@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection
 
 from shim import Group, History, RealtimeUnavailable, User, realtime
 from tests.integration.contract.cluster import MAIN, PATIENCE, Cluster, Place, wait_until
-from tests.integration.contract.wire import TEXT, V1, Wire, frame, opened, refused
+from tests.integration.contract.wire import TEXT, V1, Wire, end_of, frame, opened, refused
 
 pytestmark = pytest.mark.servers
 
@@ -113,6 +113,21 @@ def test_a_lost_subscription_loses_nothing(both: list[Place], strained: Cluster,
             assert client.values == list(range(n + 1))
             assert client.others == []  # no `gap`
             assert not client.ended
+
+
+def test_who_is_signed_out_meanwhile_goes_afterwards(both: list[Place], strained: Cluster, name: str) -> None:
+    # contract 7.5, 7.4: said to all processes while none of them hears it
+    ana = {"Cookie": f"sessionid={both[0].ask('person', name=name)['session']}"}
+    with Redis.from_url(strained.redis_url) as redis, ExitStack() as stack:
+        hers = [stack.enter_context(opened(place.url(), headers=ana)) for place in both for _ in range(3)]
+        others = [stack.enter_context(opened(place.url())) for place in both]
+        assert redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        realtime.disconnect(User(name))
+        for websocket in hers:
+            assert end_of(websocket) == (4500, "signed out")
+        for websocket in others:
+            websocket.send('{"do":"echo","value":"here"}')
+            assert websocket.recv(PATIENCE) == "here"
 
 
 def test_a_loss_that_history_cannot_mend_is_said(both: list[Place], strained: Cluster, name: str) -> None:
