@@ -19,7 +19,7 @@ help: ## this list
 #: PYTHON     the Python that .venv is made with; default: the newest suitable one found
 #: PROFILE    quick, ci or deep; default: ci (contract)
 #: EXAMPLES   lives for each driver; default: what the profile says (contract)
-#: BACKENDS   legacy, channels, mixed, with commas between; default: all (contract)
+#: BACKENDS   legacy, channels, mixed, memory, with commas between; default: all (contract)
 #: SEED       what chance begins with; a run says which it took (contract)
 #: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
 #: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
@@ -47,7 +47,7 @@ lint: ## ruff, mypy --strict and the import rules
 	@./bootstrap test
 	@$(PY) -m tests lint
 
-contract: ## the contract, executed: random lives on both backends, and on the two mixed
+contract: ## the contract, executed: random lives on both backends, on the two mixed, and in memory
 	@./bootstrap test
 	@$(PY) -m contract_tests
 

@@ -1,6 +1,6 @@
 """`python -m contract_tests`: the contract, executed on every backend.
 
-    python -m contract_tests [--profile quick|ci|deep] [--examples N] [--backends legacy,channels,mixed] [--seed N]
+    python -m contract_tests [--profile quick|ci|deep] [--examples N] [--backends legacy,memory,…] [--seed N]
 
 The variables PROFILE, EXAMPLES, BACKENDS and SEED of the environment say the same. Each driver runs in a process of its
 own, on servers of its own. The last line is `CONTRACT {…}`, for programs.
@@ -27,9 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from contract_tests.clauses import CLAUSES, ELSEWHERE
+from contract_tests.drivers import DRIVERS
 from contract_tests.run import Order
 
-DRIVERS: Final = ("legacy", "channels", "mixed")
 SILENCE: Final = 300.0  # seconds without a word from a driver: it hangs
 LINE_SECONDS: Final = 10.0
 

@@ -1,20 +1,19 @@
 """Coming in: a handshake, `hello` and `ready`, and what is owed to the new connection (contract 1, 2, 5.2, 5.3)."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from contract_tests.client import Client, Seen
-from contract_tests.drivers import PATIENCE
+from contract_tests.driver import PATIENCE
 from contract_tests.life import Kept, Life
 from contract_tests.link import Ending, Link, Topic
 from contract_tests.model import Broken, Item, Said
 from contract_tests.model import Kept as Remembered
 from contract_tests.people import Person
-from contract_tests.wire import TEXT, Head, frame
+from contract_tests.wire import TEXT, Head
 
 NARROW: Final = {
     "everyone": "e",
@@ -83,7 +82,7 @@ def arrive(
     query = {"note": note, **{f"subscribe-{word}": "" for word in narrow}}
     if listen:
         query["listen"] = json.dumps(listen)
-    known = _Arriving(time.time())
+    known = _Arriving(life.driver.now())
     for topic in topics:
         known.last[topic] = life.log(topic).last(known.since, known.since)
         known.seq[topic] = life.log(topic).seq
@@ -94,10 +93,10 @@ def arrive(
         link.ending = Ending.by(1012, "1.4", must=False, early=True)
     try:
         if v1:
-            client.send(frame(TEXT, json.dumps({"op": "hello", "resume": dict(resume or {})}).encode()))
+            client.say(TEXT, json.dumps({"op": "hello", "resume": dict(resume or {})}).encode())
             for topic, value, kept in race.after:
                 raced.setdefault(topic, []).extend(_publish(life, topic, value, kept))
-            ready = _ready(link)
+            ready = _ready(life, link)
             for topic in topics:
                 _owe_v1(life, link, topic, ready, known, raced.get(topic, []), resume or {})
         else:
@@ -127,7 +126,7 @@ def _knock(
 ) -> tuple[Client, list[Seen], dict[Topic, list["_Raced"]]]:
     """The handshake, again where a process that was hurt refuses for a moment (503)."""
     path = f"/ws/{quote(facility, safe='')}?{urlencode(query)}"
-    deadline = time.monotonic() + PATIENCE
+    deadline = life.driver.now() + PATIENCE
     raced: dict[Topic, list[_Raced]] = {}
     while True:
         client = _opened(life, place, deadline, path, person, v1, receive_buffer)
@@ -138,12 +137,12 @@ def _knock(
         try:
             head, behind = client.open(PATIENCE)
         except OSError:
-            if not life.shaken or time.monotonic() > deadline:
+            if not life.shaken or life.driver.now() > deadline:
                 raise
             continue
         if head.status == 101:
             return client, behind, raced
-        if head.status != 503 or not life.shaken or time.monotonic() > deadline:
+        if head.status != 503 or not life.shaken or life.driver.now() > deadline:
             raise Broken("1.1", f"{person.name!r} was refused: {head}", place)
         _check_503(head, place)
 
@@ -152,9 +151,9 @@ def _opened(
     life: Life, place: str, deadline: float, path: str, person: Person, v1: bool, receive_buffer: int | None
 ) -> Client | None:
     try:
-        return Client(life.driver.address(place), path, v1=v1, headers=person.cookie, receive_buffer=receive_buffer)
+        return life.driver.knock(place, path, v1=v1, headers=person.cookie, receive_buffer=receive_buffer)
     except OSError:
-        if not life.shaken or time.monotonic() > deadline:
+        if not life.shaken or life.driver.now() > deadline:
             raise
         return None
 
@@ -182,9 +181,8 @@ def _publish(life: Life, topic: Topic, value: Any, kept: Kept) -> list[_Raced]:
 def _owe_raw(life: Life, link: Link, topic: Topic, known: _Arriving, raced: list[_Raced], *, eager: bool) -> None:
     """The last unexpired message, once, then what comes (contract 5.2); with a race the moment of the read is open."""
     log, label = life.log(topic), topic.label
-    found = known.last[topic] + [each for each in log.last(known.since, time.time()) if each not in known.last[topic]]
-    if not raced:
-        found = log.last(known.since, time.time()) or found
+    now = log.last(known.since, life.driver.now())
+    found = [*known.last[topic], *(each for each in now if each not in known.last[topic])] if raced else now
     choices: list[list[Item]] = []
     for read_at in range(len(raced) + 1):
         with_history = [each for each in raced[:read_at] if each.seq is not None]
@@ -204,9 +202,9 @@ def _owe_raw(life: Life, link: Link, topic: Topic, known: _Arriving, raced: list
     link.allowed.choose(label, choices)
 
 
-def _ready(link: Link) -> Mapping[str, Any]:
+def _ready(life: Life, link: Link) -> Mapping[str, Any]:
     """The first frame is `ready` (contract 2.1), and says what it must."""
-    seen = _first(link)
+    seen = _first(life, link)
     if seen.op != "ready" or seen.fields is None:
         raise Broken("2.1", f"{link} got {seen} before ready", link.place)
     ready = seen.fields
@@ -215,10 +213,10 @@ def _ready(link: Link) -> Mapping[str, Any]:
     return ready
 
 
-def _first(link: Link) -> Seen:
-    deadline = time.monotonic() + PATIENCE
+def _first(life: Life, link: Link) -> Seen:
+    deadline = life.driver.now() + PATIENCE
     while not link.unseen:
-        if time.monotonic() > deadline:
+        if life.driver.now() > deadline:
             raise Broken("2.1", f"{link} got no ready within {PATIENCE:g} s", link.place)
         link.client.wait()
         link.unseen.extend(link.client.pump())
@@ -262,7 +260,7 @@ def _recovered(
     log, label = life.log(topic), topic.label
     told = ready["recovered"].get(label)
     epoch, after = position
-    missed, whole = log.after(epoch, after, known.since, time.time())
+    missed, whole = log.after(epoch, after, known.since, life.driver.now())
     if not isinstance(told, bool) or (whole is not None and told is not whole and log.seq == known.seq[topic]):
         raise Broken(
             "5.3", f"{link} resumed {label!r} after {position}: recovered is {told!r}, not {whole}", link.place

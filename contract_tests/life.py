@@ -4,19 +4,17 @@ import asyncio
 import base64
 import json
 import os
-import select
-import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from contract_tests.client import Seen
-from contract_tests.drivers import Driver
+from contract_tests.driver import Driver
+from contract_tests.flag import Flag
 from contract_tests.link import Ending, Link, Topic
 from contract_tests.model import DIRECT, Broken, Item, Said, TopicLog, healed
-from contract_tests.people import Flag
 from contract_tests.project.realtime import facility_history, facility_name
-from contract_tests.wire import BINARY, TEXT, close_frame, frame
+from contract_tests.wire import BINARY, TEXT
 from shim import Audience, Everyone, Group, History, Position, Session, User, realtime
 from shim.api import sync_bus
 from shim.conf import conf
@@ -67,11 +65,11 @@ class Life:
     @property
     def shaken(self) -> bool:
         """Whether Redis or a process was hurt lately: coming in may be refused (503, contract 1.1)."""
-        return time.monotonic() < self.driver.shaken_until
+        return self.driver.now() < self.driver.shaken_until
 
     def shake(self) -> None:
         """Redis or a process is hurt now."""
-        self.driver.shaken_until = time.monotonic() + SHAKEN_SECONDS
+        self.driver.shaken_until = self.driver.now() + SHAKEN_SECONDS
 
     # Topics
 
@@ -94,7 +92,7 @@ class Life:
         """Publish, and say what every connection may get of it; `settle` sees to it that it comes."""
         history = None if kept is None else History(*kept)
         triples = [(topic.facility, audience_of(topic), value) for topic, value in messages]
-        before = time.time()
+        before = self.driver.now()
         match how:
             case "sync":
                 receipts = [realtime.publish(*triple, history=history) for triple in triples]
@@ -106,7 +104,7 @@ class Life:
                 receipts = _runner.run(realtime.apublish_many(triples, history=history))
             case _:
                 raise ValueError(f"how is one of {_HOWS}, not {how!r}")
-        after = time.time()
+        after = self.driver.now()
         for (topic, value), receipt in zip(messages, receipts, strict=True):
             self.published(topic, value, kept, before, after, receipt.position)
 
@@ -117,7 +115,8 @@ class Life:
         log, said = self.log(topic), Said.of(value)
         size, ttl = self.history_of(topic.facility) if kept is None else kept
         base = log.seq
-        seq = log.publish(said, size, ttl, before, after)
+        margin = self.driver.margin
+        seq = log.publish(said, size, ttl, before - margin, after + margin)
         if (receipt is not None) is not (seq is not None) and receipt is not None:
             raise Broken("5.1", f"a message without history has the position {receipt}")
         if receipt is not None and (receipt.seq != seq or not log.is_epoch(log.era, receipt.epoch)):
@@ -173,19 +172,16 @@ class Life:
         Raises:
             Broken: something came that must not, or did not come in time.
         """
-        deadline = time.monotonic() + self.driver.patience
+        deadline = self.driver.now() + self.driver.patience
         while True:
             for link in self.links:
                 self._read(link)
             waiting = [link for link in self.links if not link.is_settled]
             if not waiting:
                 return
-            if time.monotonic() > deadline:
+            if self.driver.now() > deadline:
                 raise waiting[0].missing(f"within {self.driver.patience:g} s")
-            readable = select.poll()
-            for link in waiting:
-                readable.register(link.client.socket, select.POLLIN)
-            readable.poll(1_000)
+            self.driver.wait([link.client for link in waiting], 1.0)
 
     def _read(self, link: Link) -> None:
         if link.reads and not link.client.over:
@@ -205,7 +201,7 @@ class Life:
 
     def say(self, link: Link, value: Any) -> None:
         """A client sends a message as its protocol has it."""
-        link.client.send(frame(*message_payload(link.v1, value)))
+        link.client.say(*message_payload(link.v1, value))
 
     def await_reply(self, link: Link, topic: Topic, value: Any, before: float) -> None:
         """A handler was told to publish, and answers when it has: only then the model knows where the message stands.
@@ -214,25 +210,29 @@ class Life:
         """
         reply = Said("text", "done")
         held: list[Seen] = []
-        deadline = time.monotonic() + self.driver.patience
+        deadline = self.driver.now() + self.driver.patience
         while not any(reply.is_in(seen) for seen in held):
-            if time.monotonic() > deadline:
+            if self.driver.now() > deadline:
                 raise Broken("6.1", f"{link} got no answer within {self.driver.patience:g} s", link.place)
             link.client.wait()
             held += link.client.pump()
             if held and held[-1].op == "closed":
                 break
         link.unseen.extend(held)
-        self.published(topic, value, None, before, time.time())
+        self.published(topic, value, None, before, self.driver.now())
 
-    def must_end(self, link: Link, ending: Ending) -> None:
-        """A connection must end now; what it might have ended with before, it still may."""
+    def may_end(self, link: Link, ending: Ending) -> None:
+        """A connection ends now, or may; what it might have ended with before, it still may."""
         old = link.ending
         if old is not None:
             told = None if old.told is None or ending.told is None else old.told | ending.told
             early = old.early or ending.early
-            ending = replace(ending, codes=old.codes | ending.codes, told=told, must=link.reads, early=early)
+            ending = replace(ending, codes=old.codes | ending.codes, told=told, early=early)
         link.ending = ending
+
+    def must_end(self, link: Link, ending: Ending) -> None:
+        """A connection must end now, if it reads; what it might have ended with before, it still may."""
+        self.may_end(link, ending if link.ending is None else replace(ending, must=link.reads))
 
     def must_end_all(self, going: Iterable[Link], ending: Ending, *, gone: Iterable[Link] = ()) -> None:
         """Connections must end now. Of those that are `gone` for their client the server may not know it yet."""
@@ -252,7 +252,7 @@ class Life:
                 link.told_move = False  # it was, and this is what follows
                 codes = frozenset({told, *ended_otherwise})
                 link.ending = Ending(codes, "6.4", codes)
-                link.client.send(close_frame(code))
+                link.client.leave(code)
                 self.settle()
             case "abrupt":
                 link.ending = Ending(frozenset({None}), "6.4", frozenset({1006, *ended_otherwise}), must=False)
@@ -260,6 +260,7 @@ class Life:
                 link.closed = Seen("closed")
             case _:
                 link.reads = False
+                link.client.stall()
                 codes = frozenset({1006, 4001, *ended_otherwise})
                 link.ending = Ending(codes, "6.4", codes, must=False, early=True)
 
@@ -275,13 +276,13 @@ class Life:
         self.hold("3.1", "3.2", "3.3", "6.4")
 
     def _see_disconnected(self, link: Link, codes: frozenset[int]) -> None:
-        deadline = time.monotonic() + self.driver.patience
+        deadline = self.driver.now() + self.driver.patience
         while not (ends := self.driver.notes.read(link.note, "disconnected")):
-            if time.monotonic() > deadline:
+            if self.driver.now() > deadline:
                 raise Broken(
                     "6.4", f"disconnected() has not run for {link} within {self.driver.patience:g} s", link.place
                 )
-            time.sleep(_LOOK)
+            self.driver.wait([], _LOOK)
         told = [end["code"] for end in ends]
         if len(told) > 1 or told[0] not in codes:
             raise Broken(

@@ -5,7 +5,6 @@ before, and a shrunk program reads well.
 """
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
@@ -15,13 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import shim
 from contract_tests.arrival import NARROW, Race, arrive
-from contract_tests.drivers import Driver
+from contract_tests.driver import Driver
 from contract_tests.life import Kept, Life, audience_of, message_payload, mirrored
 from contract_tests.link import Link, Topic
 from contract_tests.model import DIRECT, Broken, Item, Said
 from contract_tests.people import Person, signed_in, with_session
 from contract_tests.values import BIG, HISTORIES, NAMES, SENT, UNCARRIABLE, VALUES
-from contract_tests.wire import PING, fragments, frame
 from shim import realtime
 
 PICK: Final = st.integers(0, 11)
@@ -273,7 +271,7 @@ class Basics(RuleBasedStateMachine):
     def publish_on_commit(self, to: int, value: Any, commits: bool) -> None:
         """A publish inside of a transaction waits for its commit, or is never sent."""
         topic = self.heard_topic(to)
-        before = time.time()
+        before = self.driver.now()
         try:
             with transaction.atomic():
                 realtime.publish(topic.facility, audience_of(topic), value, on_commit=True)
@@ -283,7 +281,7 @@ class Basics(RuleBasedStateMachine):
         except _RolledBackError:
             pass
         if commits:
-            self.life.published(topic, value, None, before, time.time())
+            self.life.published(topic, value, None, before, self.driver.now())
         self.life.publish([(topic, "after")])
         self.life.settle()
         self.life.hold("4.3")
@@ -293,26 +291,17 @@ class Basics(RuleBasedStateMachine):
     @step(
         pick=PICK,
         values=st.lists(SENT, min_size=1, max_size=4),
-        cuts=st.integers(0, 3),
-        pings=st.booleans(),
-        bytewise=st.booleans(),
         ids=st.booleans(),
     )
-    def send(self, pick: int, values: list[Any], cuts: int, pings: bool, bytewise: bool, ids: bool) -> None:
-        """A client sends messages, whole or in fragments with pings in between, perhaps byte by byte."""
+    def send(self, pick: int, values: list[Any], ids: bool) -> None:
+        """A client sends messages."""
         link = self.link(pick)
         if link is None:
             return
         for number, value in enumerate(values):
             id = number if ids and link.v1 else None
             link.allowed.expect(*mirrored(link, value, id))
-            opcode, payload = message_payload(link.v1, value, id)
-            between = b""
-            if pings:
-                between = frame(PING, b"%d" % number)
-                link.allowed.expect(*[Item("pong", "pong", "7.1", id=b"%d" % number) for _ in range(cuts)])
-            data = fragments(opcode, payload, cuts, between)
-            link.client.send(data, bytewise=bytewise and len(data) < 200)
+            link.client.say(*message_payload(link.v1, value, id))
         self.life.settle()
         self.life.hold("6.1")
 
@@ -324,7 +313,7 @@ class Basics(RuleBasedStateMachine):
             return
         mine = [topic for topic in self.topics if topic.facility == link.facility]
         topic = mine[to % len(mine)]
-        before = time.time()
+        before = self.driver.now()
         self.life.say(link, {"do": "publish", "to": [topic.kind, topic.name], "value": value})
         self.life.say(link, "done")
         link.allowed.expect(Item("msg", DIRECT, "6.1", Said("text", "done")))

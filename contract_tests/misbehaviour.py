@@ -1,63 +1,37 @@
 """Rules in which somebody does what they must not: clients, handlers, strangers at the door (contract 1.1, 1.3, 6)."""
 
-import time
 from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from contract_tests.client import Client
-from contract_tests.drivers import PATIENCE
+from contract_tests.driver import PATIENCE
 from contract_tests.link import Ending, Link
 from contract_tests.machine import PICK, Basics, step
 from contract_tests.model import DIRECT, Broken, Item
 from contract_tests.people import signed_out
 from contract_tests.values import LIMIT
-from contract_tests.wire import BINARY, CLOSE, CONTINUATION, PING, TEXT, close_frame, frame
+from contract_tests.wire import BINARY, TEXT
 from shim import User, realtime
 
-FORBIDDEN: Final[dict[str, tuple[int, bytes]]] = {
-    "compressed": (1002, frame(TEXT, b"x", rsv=4)),
-    "reserved bit": (1002, frame(BINARY, b"x", rsv=1)),
-    "reserved opcode": (1002, frame(3, b"x")),
-    "reserved control": (1002, frame(11, b"x")),
-    "orphan continuation": (1002, frame(CONTINUATION, b"x")),
-    "message in a message": (1002, frame(TEXT, b"a", fin=False) + frame(TEXT, b"b")),
-    "unmasked": (1002, frame(TEXT, b"x", masked=False)),
-    "long ping": (1002, frame(PING, b"x" * 126)),
-    "ping in parts": (1002, frame(PING, b"x", fin=False)),
-    "half a close code": (1002, frame(CLOSE, b"\x03")),
-    "reserved close code": (1002, close_frame(1005)),
-    "unknown close code": (1002, close_frame(999)),
-    "bad UTF-8": (1007, frame(TEXT, b"\xff\xfe")),
-    "surrogate": (1007, frame(TEXT, b"\xed\xa0\x80")),
-    "overlong": (1007, frame(TEXT, b"\xc0\x80")),
-    "bad UTF-8 over frames": (1007, frame(TEXT, b"\xe2\x82", fin=False) + frame(CONTINUATION, b"x")),
-    "half a character": (1007, frame(TEXT, b"\xe2\x82", fin=False) + frame(CONTINUATION, b"")),
-    "bad UTF-8 in a close": (1007, close_frame(1000, b"\xff")),
-    "far too big": (1009, b"\x82\xff" + (1 << 40).to_bytes(8) + b"\0\0\0\0"),
-    "too big in parts": (1009, frame(BINARY, bytes(LIMIT), fin=False) + frame(CONTINUATION, bytes(LIMIT))),
-}
-"""Bytes that RFC 6455 or the contract forbids on any connection, and the close code that answers them (6.3)."""
-
-NOT_V1: Final[dict[str, tuple[object, bytes]]] = {
-    "no JSON": (None, frame(TEXT, b"nonsense")),
-    "nothing": (None, frame(TEXT, b"")),
-    "no object": (None, frame(TEXT, b"[]")),
-    "NaN": (None, frame(TEXT, b'{"op":"send","data":NaN}')),
-    "unknown op": (7, frame(TEXT, b'{"op":"subscribe","id":7}')),
-    "no op": (None, frame(TEXT, b"{}")),
-    "second hello": (None, frame(TEXT, b'{"op":"hello"}')),
-    "no payload": (8, frame(TEXT, b'{"op":"send","id":8}')),
-    "two payloads": ("x", frame(TEXT, b'{"op":"send","id":"x","data":1,"text":"a"}')),
-    "no base64": (9, frame(TEXT, b'{"op":"send","id":9,"b64":"!"}')),
-    "text is no text": (None, frame(TEXT, b'{"op":"send","text":1}')),
-    "bad id": (None, frame(TEXT, b'{"op":"send","id":1.5,"data":1}')),
-    "huge id": (None, frame(TEXT, b'{"op":"send","id":1' + b"0" * 400 + b',"data":1}')),
-    "lone surrogate": (1, frame(TEXT, b'{"op":"send","id":1,"text":"\\ud800"}')),
-    "binary": (None, frame(BINARY, b'{"op":"pong"}')),
-    "deep": (None, frame(TEXT, b"[" * 1_000 + b"]" * 1_000)),
-    "very deep": (None, frame(TEXT, b'{"op":' + b"[" * 100_000)),
-    "huge number": (None, frame(TEXT, b"1" * 10_000)),
+NOT_V1: Final[dict[str, tuple[object, int, bytes]]] = {
+    "no JSON": (None, TEXT, b"nonsense"),
+    "nothing": (None, TEXT, b""),
+    "no object": (None, TEXT, b"[]"),
+    "NaN": (None, TEXT, b'{"op":"send","data":NaN}'),
+    "unknown op": (7, TEXT, b'{"op":"subscribe","id":7}'),
+    "no op": (None, TEXT, b"{}"),
+    "second hello": (None, TEXT, b'{"op":"hello"}'),
+    "no payload": (8, TEXT, b'{"op":"send","id":8}'),
+    "two payloads": ("x", TEXT, b'{"op":"send","id":"x","data":1,"text":"a"}'),
+    "no base64": (9, TEXT, b'{"op":"send","id":9,"b64":"!"}'),
+    "text is no text": (None, TEXT, b'{"op":"send","text":1}'),
+    "bad id": (None, TEXT, b'{"op":"send","id":1.5,"data":1}'),
+    "huge id": (None, TEXT, b'{"op":"send","id":1' + b"0" * 400 + b',"data":1}'),
+    "lone surrogate": (1, TEXT, b'{"op":"send","id":1,"text":"\\ud800"}'),
+    "binary": (None, BINARY, b'{"op":"pong"}'),
+    "deep": (None, TEXT, b"[" * 1_000 + b"]" * 1_000),
+    "very deep": (None, TEXT, b'{"op":' + b"[" * 100_000),
+    "huge number": (None, TEXT, b"1" * 10_000),
 }
 """What `realtime.v1` does not allow, and the id that its `error` names (6.3)."""
 
@@ -71,15 +45,14 @@ class Misbehaviour(Basics):
         super().__init__()
         self.violated: dict[Link, float] = {}
 
-    @step(pick=PICK, what=st.sampled_from(sorted(FORBIDDEN)))
-    def send_forbidden(self, pick: int, what: str) -> None:
-        """A client sends what no client may."""
+    @step(pick=PICK)
+    def send_too_much(self, pick: int) -> None:
+        """A client sends a message that is too big for any protocol."""
         link = self.link(pick)
         if link is None:
             return
-        code, data = FORBIDDEN[what]
-        self.life.must_end(link, Ending.by(code, "6.3"))
-        link.client.send(data)
+        self.life.must_end(link, Ending.by(1009, "6.3"))
+        link.client.say(BINARY, bytes(2 * LIMIT))
         self.life.settle()
         self.life.hold("6.3")
 
@@ -89,8 +62,8 @@ class Misbehaviour(Basics):
         link = self.link(pick, v1=True)
         if link is None or not self._may_violate(link):
             return
-        id, data = NOT_V1[what]
-        link.client.send(data)
+        id, opcode, payload = NOT_V1[what]
+        link.client.say(opcode, payload)
         self._violates(link, id)
 
     @step(
@@ -121,7 +94,7 @@ class Misbehaviour(Basics):
         }[what]
         where = self.place(place)
         try:
-            client = Client(self.driver.address(where), path, v1=v1, headers={**self.person(who).cookie, **headers})
+            client = self.driver.knock(where, path, v1=v1, headers={**self.person(who).cookie, **headers})
             head, _ = client.open(PATIENCE)
         except OSError:
             if self.life.shaken:
@@ -157,12 +130,12 @@ class Misbehaviour(Basics):
     def _may_violate(self, link: Link) -> bool:
         """Whether it is sure what follows: the seconds in which a second violation counts are not about to end."""
         last = self.violated.get(link)
-        return last is None or time.monotonic() - last < _VIOLATIONS_SECONDS / 2
+        return last is None or self.driver.now() - last < _VIOLATIONS_SECONDS / 2
 
     def _violates(self, link: Link, id: Any) -> None:
         link.allowed.expect(Item("error", DIRECT, "6.3", id=id))
         if link in self.violated:
             self.life.must_end(link, Ending.by(1008, "6.3"))
-        self.violated.setdefault(link, time.monotonic())
+        self.violated.setdefault(link, self.driver.now())
         self.life.settle()
         self.life.hold("6.3")

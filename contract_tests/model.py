@@ -18,7 +18,6 @@ from contract_tests.client import Seen
 from shim import Kind, Message
 
 DIRECT: Final = ""
-MARGIN: Final = 0.05  # seconds that the clocks of Redis and of this process may differ by
 
 
 class Broken(AssertionError):
@@ -168,7 +167,7 @@ class TopicLog:
         if not size:
             return None
         self.seq += 1
-        self.kept.append(Kept(self.seq, said, before + ttl - MARGIN, after + ttl + MARGIN))
+        self.kept.append(Kept(self.seq, said, before + ttl, after + ttl))
         del self.kept[:-size]
         return self.seq
 

@@ -1,21 +1,17 @@
 """Rules in which something breaks: Redis forgets or hangs up, a process is killed, a client stops reading."""
 
-import os
-import signal
-import time
 from dataclasses import replace
 from typing import Any, Final
 
 from hypothesis import strategies as st
 
 from contract_tests.arrival import arrive
-from contract_tests.drivers import PATIENCE
+from contract_tests.driver import PATIENCE
 from contract_tests.life import Kept, Outage
 from contract_tests.link import Ending
 from contract_tests.machine import PICK, Basics, step
 from contract_tests.model import Broken
 from contract_tests.values import VALUES, filled
-from shim.api import sync_bus
 
 WHILE_DEAF: Final = st.lists(
     st.tuples(PICK, VALUES, st.sampled_from([None, None, (0, 300.0), (1, 300.0), (2, 300.0), (100, 300.0)])), max_size=5
@@ -50,7 +46,7 @@ class Outages(Basics):
         """All servers' subscriptions are cut: what has a history is completed from it, without gap or duplicate."""
         outage = self.life.outage = Outage()
         self.life.shake()
-        sync_bus().execute("CLIENT", "KILL", "TYPE", "pubsub")
+        self.driver.hang_up()
         for to, value, kept in messages:
             self.life.publish([(self.heard_topic(to), value)], kept=kept)
         self.life.heal(outage)
@@ -61,16 +57,16 @@ class Outages(Basics):
         link = self.link(pick)
         if dice != YES or link is None:
             return
-        pid = self._process_of(link.note)
+        process = self.driver.process_of(link)
         self.life.shake()
         for each in self.life.links:
-            if self._process_of(each.note) != pid:
+            if self.driver.process_of(each) != process:
                 continue
             if each.closed is None:
                 self.life.must_end(each, Ending(frozenset({None}), "7.3", None, early=True))
             elif each.ending is not None and not self.driver.notes.read(each.note, "disconnected"):
                 each.ending = replace(each.ending, told=None)
-        os.kill(pid, signal.SIGKILL)
+        self.driver.kill(process)
         self.life.settle()
         self.life.fence()
 
@@ -82,19 +78,17 @@ class Outages(Basics):
         facility = self.life.facilities[0]
         link = arrive(self.life, self.person(who), self.place(place), v1=v1, facility=facility, receive_buffer=4_096)
         link.reads = False
-        link.ending = Ending(frozenset({4001, None}), "7.2", frozenset({4001}), must=False, early=True)
+        link.client.stall()
+        self.life.may_end(link, Ending(frozenset({4001, None}), "7.2", frozenset({4001}), must=False, early=True))
         block, topic = filled(b"\x01", _BLOCK), next(iter(link.topics.values()))
         for _ in range(_BLOCKS):
             self.life.publish([(topic, block)], kept=(1, 300.0))
             self.life.settle()
             if self.driver.notes.read(link.note, "disconnected"):
                 break
-        deadline = time.monotonic() + PATIENCE
+        deadline = self.driver.now() + PATIENCE
         while not self.driver.notes.read(link.note, "disconnected"):
-            if time.monotonic() > deadline:
+            if self.driver.now() > deadline:
                 raise Broken("7.2", f"{link} takes nothing for {PATIENCE:g} s, and is still open", link.place)
-            time.sleep(0.005)
+            self.driver.wait([], 0.005)
         self.life.hold("7.2")
-
-    def _process_of(self, note: str) -> int:
-        return int(self.driver.notes.read(note, "audiences")[0]["pid"])

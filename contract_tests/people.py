@@ -11,6 +11,7 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.db import transaction
 from django.http import HttpRequest
 
+from contract_tests.flag import Flag
 from shim.visitor import ANONYMOUS_COOKIE
 
 _BUCKETS = 100_000
@@ -36,7 +37,7 @@ class Person:
             pairs.append(f"{ANONYMOUS_COOKIE}={self.anonymous}")
         return {"Cookie": "; ".join(pairs)} if pairs else {}
 
-    def is_on_channels(self, flag: "Flag") -> bool:
+    def is_on_channels(self, flag: Flag) -> bool:
         """This person's cohort, decided here once more, by the words of contract 8.1."""
         if flag.everyone is not None:
             return flag.everyone
@@ -52,16 +53,6 @@ class Person:
             return False
         digest = hashlib.sha256(f"{flag.name}\0{key}".encode()).digest()
         return int.from_bytes(digest[:8]) % _BUCKETS < flag.percent * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """The roll-out flag as this suite sets it; `users` are names."""
-
-    name: str
-    everyone: bool | None = None
-    percent: int = 0
-    users: frozenset[str] = frozenset()
 
 
 def signed_in(name: str, groups: tuple[str, ...]) -> Person:

@@ -10,18 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contract_tests.project.servers import ContractServers
-from contract_tests.servers import free_ports
+from contract_tests.drivers import DRIVERS
 
 
 @contextlib.contextmanager
 def machine(driver: str) -> Iterator[Any]:
     """The state machine of a driver, on servers of its own; at the end everybody gets what is due, and leaves."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ContractServers(free_ports(), directory=Path(folder) / "run") as servers,
-    ):
-        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django's settings
+    with tempfile.TemporaryDirectory() as folder, DRIVERS[driver].servers_in(Path(folder) / "run") as servers:
+        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django to be set up
 
         state = machine_for(driver_on(driver, servers))()
         try:

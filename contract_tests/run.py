@@ -15,8 +15,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from contract_tests.project.servers import ContractServers
-from contract_tests.servers import free_ports
+from contract_tests.drivers import DRIVERS
 
 ROUND: Final = 200  # examples of one search: longer ones repeat themselves, and remember too much
 TOLD_EVERY: Final = 0.2  # seconds
@@ -43,8 +42,8 @@ class Order:
 
 def run(order: Order) -> bool:
     """Carry out an order; whether the contract held."""
-    with ContractServers(free_ports(), directory=Path(order.directory), redis_url=order.redis_url) as servers:
-        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django's settings
+    with DRIVERS[order.driver].servers_in(Path(order.directory), order.redis_url) as servers:
+        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django to be set up
         from contract_tests.model import Broken  # noqa: PLC0415
         from contract_tests.replay import test_of  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Final, NoReturn, Self
@@ -46,6 +46,7 @@ class Servers:
         redis_url: the Redis to use; None starts the embedded Valkey.
         directory: where database and logs go.
         env: more variables for the servers.
+        backends: the servers that run.
 
     Attributes:
         parts: the servers, by backend. valkey: the embedded Valkey, None with a `redis_url`.
@@ -67,11 +68,13 @@ class Servers:
         directory: Path,
         redis_url: str | None = None,
         env: Mapping[str, str] | None = None,
+        backends: Sequence[str] = BACKENDS,
     ) -> None:
         if not 1 <= port_base <= 65_533:
             raise StackError(f"PORT_BASE is the first of three ports, 1 to 65533, not {port_base}.")
         self.port_base = port_base
         self.directory = directory
+        self.backends = tuple(backends)
         self.ports = {LEGACY: port_base, CHANNELS: port_base + 1}
         self.http = {name: f"http://{HOST}:{port}" for name, port in self.ports.items()}
         self.ws = {name: f"ws://{HOST}:{port}/ws/" for name, port in self.ports.items()}
@@ -151,12 +154,13 @@ class Servers:
         self.directory.mkdir(parents=True)
         self._start_redis()
         self.seed()
-        for name, command in ((LEGACY, self._uwsgi()), (CHANNELS, self._gunicorn())):
+        commands = {LEGACY: self._uwsgi, CHANNELS: self._gunicorn}
+        for name in self.backends:
             log = self.directory / f"{name}.log"
-            self.parts[name] = Part(name, command, env=self.process_env, cwd=self.root, log=log)
+            self.parts[name] = Part(name, commands[name](), env=self.process_env, cwd=self.root, log=log)
             self.parts[name].start()
         deadline = time.monotonic() + START_TIMEOUT
-        for name in BACKENDS:
+        for name in self.backends:
             self._wait_for(name, deadline)
 
     def _look(self) -> None:
@@ -165,7 +169,7 @@ class Servers:
         for module, wheel in wheels.items():
             if importlib.util.find_spec(module) is None:
                 raise StackError(f"The package {wheel} is not installed for {sys.executable}: run `make setup`.")
-        wanted = {"legacy (HTTP)": self.ports[LEGACY], "channels (HTTP)": self.ports[CHANNELS]}
+        wanted = {f"{name} (HTTP)": self.ports[name] for name in self.backends}
         if self.valkey is not None:
             wanted["Valkey"] = self.valkey.port
         for what, port in wanted.items():
@@ -190,6 +194,7 @@ class Servers:
             str(Path(sys.executable).parent / "uwsgi"),
             *("--http-socket", f"{HOST}:{self.ports[LEGACY]}"),
             *("--master", "--processes", str(WORKERS)),
+            *("--listen", str(_queue())),  # a hundred, its default, is less than what comes back from a killed worker
             # Before the application is loaded: a lock that was made earlier would stop a process, not a greenlet.
             *("--gevent", "1000", "--gevent-early-monkey-patch"),
             *("--module", self.wsgi, "--need-app"),
@@ -267,6 +272,14 @@ def free_ports(n: int = 3) -> int:
         if not any(_is_taken(port) for port in range(base, base + n)):
             return base
     raise StackError(f"No {n} free ports in a row were found below 32000.")
+
+
+def _queue() -> int:
+    """How many connections may wait to be accepted: uWSGI does not start when the kernel allows fewer than it asks."""
+    try:
+        return min(1_024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    except (OSError, ValueError):
+        return 100
 
 
 def _ended(part: Part) -> StackError:

@@ -45,9 +45,9 @@ class Head:
     body: bytes = b""
 
 
-def handshake(path: str, host: str, *, subprotocol: str | None, headers: Mapping[str, str]) -> bytes:
-    """A client's handshake."""
-    fields = {
+def handshake_headers(host: str, *, subprotocol: str | None, headers: Mapping[str, str]) -> dict[str, str]:
+    """What a client's handshake says; `headers` win."""
+    return {
         "Host": host,
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -56,7 +56,11 @@ def handshake(path: str, host: str, *, subprotocol: str | None, headers: Mapping
         **({} if subprotocol is None else {"Sec-WebSocket-Protocol": subprotocol}),
         **headers,
     }
-    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+
+
+def handshake(path: str, headers: Mapping[str, str]) -> bytes:
+    """A client's handshake."""
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 

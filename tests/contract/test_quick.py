@@ -25,7 +25,7 @@ def test_every_driver_keeps_the_contract() -> None:
     word, _, found = done.stdout.splitlines()[-1].partition(" ")
     assert word == "CONTRACT"
     summary = json.loads(found)
-    assert set(summary["drivers"]) == {"legacy", "channels", "mixed"}
+    assert set(summary["drivers"]) == {"legacy", "channels", "mixed", "memory"}
     for counts in summary["drivers"].values():
         assert counts["failed"] == 0
         assert counts["examples"] >= 30
