@@ -1,5 +1,7 @@
 """Facilities that do as their clients say: `contract` with `def`, `contract-async` with `async def` (contract 6.1).
 
+`contract-quiet` and `contract-quiet-async` are the same with `echo = False`: ws4redis's echo rule (contract 6.5).
+
 In the query string of a handshake:
 
 * `note=<name>`: write down under this name what happens to the connection;
@@ -52,11 +54,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Publish something to an audience of the connection's facility."""
+    """Publish something to an audience of the connection's facility, as the connection's own message."""
 
     facility: str
     audience: Audience
     value: object
+    sender: Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class _Told(Facility):
             case {"do": "echo", "value": value}:
                 connection.send(value)
             case {"do": "publish", "to": [kind, name], "value": value}:
-                yield Publish(connection.facility, AUDIENCES[kind](name), value)
+                yield Publish(connection.facility, AUDIENCES[kind](name), value, connection)
             case {"do": "wait", "gate": gate}:
                 yield Wait(gate)
             case {"do": "query"}:
@@ -154,6 +157,20 @@ class AsyncContract(_Told):
         self._disconnected(connection, code)
 
 
+class QuietContract(Contract):
+    """Who publishes does not get it back."""
+
+    name = "contract-quiet"
+    echo = False
+
+
+class AsyncQuietContract(AsyncContract):
+    """The same with `async def`."""
+
+    name = "contract-quiet-async"
+    echo = False
+
+
 def _run[T](steps: Generator[Step, None, T]) -> T:
     while True:
         try:
@@ -166,8 +183,8 @@ def _run[T](steps: Generator[Step, None, T]) -> T:
                 deadline = time.monotonic() + PATIENCE
                 while not notes().is_open(gate) and time.monotonic() < deadline:
                     time.sleep(_LOOK)
-            case Publish(facility, audience, value):
-                realtime.publish(facility, audience, value)
+            case Publish(facility, audience, value, sender):
+                realtime.publish(facility, audience, value, sender=sender)
             case Query():
                 step.run()
 
@@ -184,8 +201,8 @@ async def _arun[T](steps: Generator[Step, None, T]) -> T:
                 deadline = time.monotonic() + PATIENCE
                 while not notes().is_open(gate) and time.monotonic() < deadline:  # noqa: ASYNC110  # it is a file
                     await asyncio.sleep(_LOOK)
-            case Publish(facility, audience, value):
-                await realtime.apublish(facility, audience, value)
+            case Publish(facility, audience, value, sender):
+                await realtime.apublish(facility, audience, value, sender=sender)
             case Query():
                 await sync_to_async(step.run)()
 

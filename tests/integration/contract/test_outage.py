@@ -70,14 +70,14 @@ class Listener:
 
 
 @contextmanager
-def listeners(places: list[Place], name: str, **query: Any) -> Iterator[list[Listener]]:
+def listeners(places: list[Place], name: str, facility: str = "contract", **query: Any) -> Iterator[list[Listener]]:
     """Two raw and two v1 clients on each server."""
     with ExitStack() as stack:
         found, threads = [], []
         for place in places:
             for number in range(4):
                 note = f"{name}-{place.name}-{number}"
-                url = place.url(listen=[["g", name]], note=note, **query)
+                url = place.url(facility, listen=[["g", name]], note=note, **query)
                 websocket = stack.enter_context(opened(url, subprotocols=[V1] if number % 2 else None))
                 if number % 2:
                     websocket.send('{"op":"hello"}')
@@ -95,6 +95,12 @@ def listeners(places: list[Place], name: str, **query: Any) -> Iterator[list[Lis
 # 7.4: the subscription is cut
 
 
+def cut(redis: Any, least: int) -> int:
+    """Cut the subscriptions of all processes, at least so many; how many there were: one may have started late."""
+    wait_until(lambda: len(redis.client_list(_type="pubsub")) >= least)
+    return int(redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
+
+
 def test_a_lost_subscription_loses_nothing(both: list[Place], strained: Cluster, name: str) -> None:
     # contract 7.4, 3.1, 3.2: cut while messages flow, again and again: no gap and no duplicate, raw and v1
     n = 300
@@ -102,8 +108,7 @@ def test_a_lost_subscription_loses_nothing(both: list[Place], strained: Cluster,
         processes = len(redis.client_list(_type="pubsub"))  # each has one; a worker of uWSGI from its first client on
         for number in range(n):
             if number % 60 == 30:  # within the 100 that history keeps, they are cut, and back
-                wait_until(lambda: len(redis.client_list(_type="pubsub")) == processes)
-                assert redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == processes
+                processes = cut(redis, processes)
             realtime.publish("contract", Group(name), number)
         for client in clients:
             client.until(lambda it: len(it.values) >= n)
@@ -128,6 +133,30 @@ def test_who_is_signed_out_meanwhile_goes_afterwards(both: list[Place], strained
         for websocket in others:
             websocket.send('{"do":"echo","value":"here"}')
             assert websocket.recv(PATIENCE) == "here"
+
+
+def test_own_messages_stay_away_while_a_subscription_heals(both: list[Place], strained: Cluster, name: str) -> None:
+    # contract 6.5, 7.4: what comes from history is no echo either, and positions stay dense
+    n = 96  # with the end, all are in the history of 100 that heals
+    with (
+        Redis.from_url(strained.redis_url) as redis,
+        listeners(both, name, "contract-quiet") as clients,
+    ):
+        notes = [f"{name}-{place.name}-{number}" for place in both for number in range(4)]
+        ids = [both[0].notes.read(note, "audiences")[0]["id"] for note in notes]
+        for number in range(n):
+            if number % 40 == 20:
+                redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            realtime.publish("contract-quiet", Group(name), number, sender=ids[number % len(ids)])
+        realtime.publish("contract-quiet", Group(name), "end")
+        for own, client in enumerate(clients):
+            client.until(lambda it: it.values and it.values[-1] == "end")
+            assert client.numbers == [number for number in range(n) if number % len(ids) != own]
+            if client.websocket.subprotocol == V1:
+                assert {each["op"] for each in client.others} == {"skip"}
+                assert [each["pos"][1] for each in client.others] == list(range(own + 1, n + 1, len(ids)))
+            else:
+                assert client.others == []
 
 
 def test_a_loss_that_history_cannot_mend_is_said(both: list[Place], strained: Cluster, name: str) -> None:

@@ -31,12 +31,13 @@ def v1(
     facility: str = "contract",
     *,
     resume: Mapping[str, object] | None = None,
+    was: str | None = None,
     headers: Mapping[str, str] | None = None,
     **query: object,
 ) -> Iterator[tuple[ClientConnection, dict[str, Any]]]:
     """A v1 client that behaves, and the `ready` it got."""
     with opened(place.url(facility, **query), headers=headers, subprotocols=[V1]) as websocket:
-        websocket.send(json.dumps({"op": "hello", "resume": resume or {}}))
+        websocket.send(json.dumps({"op": "hello", "resume": resume or {}, "was": was}))
         ready = json.loads(websocket.recv(PATIENCE))
         assert ready["op"] == "ready", ready
         yield websocket, ready
