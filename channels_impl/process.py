@@ -1,7 +1,8 @@
 """One ASGI process: its hub and node, its Redis subscription, its timers. `legacy_ws4redis/process.py` is its twin.
 
-Four tasks serve all connections of the process: the subscription's reader, the timer, the healer that reads history
-for topics with a hole, and the one that polls the flag. Each connection has the task that its server gave it.
+Five tasks serve all connections of the process: the subscription's reader, the timer, the healer that reads history
+for topics with a hole, the one that polls the flag, and the one that asks for this process's share of the fleet's
+moves. Each connection has the task that its server gave it.
 Everything happens in one event loop, so the pure core needs no lock.
 """
 
@@ -17,13 +18,14 @@ from weakref import WeakKeyDictionary
 from channels_impl.backend import ChannelsBackend
 from shim.api import async_bus, redis_url
 from shim.bus.asyncio import AsyncSubscription
+from shim.bus.moves import announce_command, round_from
 from shim.conf import conf
 from shim.core.connection import Connection, End, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
-from shim.core.node import Due, Node, control_channel
+from shim.core.node import Due, Node
 from shim.core.wire import Position
 from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
@@ -43,13 +45,13 @@ class Process:
         """Make it; `start` sets it going."""
         self.conf = conf()
         self.bus = async_bus()
-        self.hub = Hub(self.conf.prefix, standing=(control_channel(self.conf.prefix),))
+        self.hub = Hub(self.conf.prefix, control=self._told)
         self.node = Node(
             ChannelsBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random
         )
         self._first_answer = asyncio.Event()
-        self._control = control_channel(self.conf.prefix)
         self._reads: asyncio.Queue[tuple[ReadRequest, ...]] = asyncio.Queue()  # a topic has one read at most in it
+        self._announcements: asyncio.Queue[int] = asyncio.Queue()  # one at most
         self._subscription = AsyncSubscription(
             redis_url(),
             timeout=self.conf.timeout,
@@ -68,7 +70,12 @@ class Process:
         """Start the tasks, and learn the flag. Takes `REALTIME_TIMEOUT` at most while Redis does not answer."""
         self._subscription.start()
         await self._learn_flag()
-        for name, work in (("timer", self._tick), ("healer", self._heal), ("flag", self._poll_flag)):
+        for name, work in (
+            ("timer", self._tick),
+            ("healer", self._heal),
+            ("flag", self._poll_flag),
+            ("moves", self._announce),
+        ):
             self._tasks.append(asyncio.create_task(_forever(work), name=f"realtime-{name}"))
         try:
             await asyncio.wait_for(self._first_answer.wait(), self.conf.timeout)
@@ -162,12 +169,16 @@ class Process:
 
     def _message(self, channel: str, data: bytes) -> None:
         try:
-            if channel == self._control:
-                end(self.node.control(data, time.monotonic()))
-            else:
-                self._perform(self.hub.message(channel, data))
+            self._perform(self.hub.message(channel, data))
         except WireError as error:
             logger.warning("passed over something on %s: %s", channel, error)
+
+    def _told(self, data: bytes) -> None:
+        """Something was said to all processes."""
+        try:
+            end(self.node.control(data, time.monotonic()))
+        except WireError as error:
+            logger.warning("passed over a control message: %s", error)
 
     # Tasks
 
@@ -178,6 +189,8 @@ class Process:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
             end(self.node.tick(now))
+            if (wanted := self.node.announced(now)) is not None:
+                self._announcements.put_nowait(wanted)
             if now >= retry_at:
                 retry_at = now + RETRY_SECONDS
                 self._perform([*self.hub.retry(), *self.hub.check()])
@@ -201,6 +214,18 @@ class Process:
         while True:
             await asyncio.sleep(poll_delay(random.random))
             await self._learn_from_database()
+
+    async def _announce(self) -> None:
+        """Announce moves to the fleet, and take this process's share of them (contract 8.5)."""
+        while True:
+            wanted, round = await self._announcements.get(), None
+            try:
+                round = round_from(await self.bus.execute(*announce_command(self.conf.prefix, wanted)))
+            except RealtimeUnavailable as error:
+                if not self.node.is_alone:
+                    logger.warning("the fleet's rate is not known, moves go by this process's own: %s", error)
+            finally:
+                self.node.granted(round, time.monotonic())
 
     # Inside
 

@@ -1,7 +1,8 @@
 """One WSGI process: its hub and node, its Redis subscription, its timers. `channels_impl/process.py` is its twin.
 
-Four threads (greenlets under gevent) serve all connections of the process: the subscription's reader, the timer, the
-healer that reads history for topics with a hole, and the one that polls the flag. Each connection has the thread that
+Five threads (greenlets under gevent) serve all connections of the process: the subscription's reader, the timer, the
+healer that reads history for topics with a hole, the one that polls the flag, and the one that asks for this process's
+share of the fleet's moves. Each connection has the thread that
 its server gave it. One lock guards the pure core; nothing that may block is done while it is held.
 """
 
@@ -18,6 +19,7 @@ from typing import Final
 from legacy_ws4redis import stop
 from legacy_ws4redis.backend import LegacyBackend
 from shim.api import redis_url, sync_bus
+from shim.bus.moves import announce_command, round_from
 from shim.bus.sync import SyncSubscription
 from shim.conf import conf
 from shim.core.connection import Connection, End, Ping
@@ -25,7 +27,7 @@ from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
-from shim.core.node import Due, Node, control_channel
+from shim.core.node import Due, Node
 from shim.core.wire import Position
 from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
@@ -48,11 +50,11 @@ class Process:
         self.conf = conf()
         self.bus = sync_bus()
         self.lock = threading.Lock()
-        self.hub = Hub(self.conf.prefix, standing=(control_channel(self.conf.prefix),))
+        self.hub = Hub(self.conf.prefix, control=self._told)
         self.node = Node(LegacyBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
         self._first_answer = threading.Event()
-        self._control = control_channel(self.conf.prefix)
         self._reads: queue.SimpleQueue[tuple[ReadRequest, ...]] = queue.SimpleQueue()
+        self._announcements: queue.SimpleQueue[int] = queue.SimpleQueue()  # one at most
         self._subscription = SyncSubscription(
             redis_url(),
             timeout=self.conf.timeout,
@@ -70,7 +72,12 @@ class Process:
         """Start the threads, and learn the flag. Blocks for `REALTIME_TIMEOUT` at most while Redis does not answer."""
         self._subscription.start()
         self._learn_flag()
-        for name, work in (("timer", self._tick), ("healer", self._heal), ("flag", self._poll_flag)):
+        for name, work in (
+            ("timer", self._tick),
+            ("healer", self._heal),
+            ("flag", self._poll_flag),
+            ("moves", self._announce),
+        ):
             threading.Thread(target=_forever(work), name=f"realtime-{name}", daemon=True).start()
         self._first_answer.wait(self.conf.timeout)
 
@@ -163,15 +170,16 @@ class Process:
     def _message(self, channel: str, data: bytes) -> None:
         try:
             with self.lock:
-                if channel == self._control:
-                    due = self.node.control(data, time.monotonic())
-                else:
-                    due = []
-                    self._perform(self.hub.message(channel, data))
+                self._perform(self.hub.message(channel, data))
         except WireError as error:
             logger.warning("passed over something on %s: %s", channel, error)
-            return
-        end(due)
+
+    def _told(self, data: bytes) -> None:
+        """Something was said to all processes; the lock is held."""
+        try:
+            end(self.node.control(data, time.monotonic()))
+        except WireError as error:
+            logger.warning("passed over a control message: %s", error)
 
     # Threads
 
@@ -183,6 +191,8 @@ class Process:
             now = time.monotonic()
             with self.lock:
                 due = self.node.tick(now)
+                if (wanted := self.node.announced(now)) is not None:
+                    self._announcements.put(wanted)
                 if now >= retry_at:
                     retry_at = now + RETRY_SECONDS
                     self._perform([*self.hub.retry(), *self.hub.check()])
@@ -209,6 +219,19 @@ class Process:
         while True:
             time.sleep(poll_delay(random.random))
             self._learn_from_database()
+
+    def _announce(self) -> None:
+        """Announce moves to the fleet, and take this process's share of them (contract 8.5)."""
+        while True:
+            wanted, round = self._announcements.get(), None
+            try:
+                round = round_from(self.bus.execute(*announce_command(self.conf.prefix, wanted)))
+            except RealtimeUnavailable as error:
+                if not self.node.is_alone:
+                    logger.warning("the fleet's rate is not known, moves go by this process's own: %s", error)
+            finally:
+                with self.lock:
+                    self.node.granted(round, time.monotonic())
 
     # Inside
 

@@ -59,7 +59,9 @@ _LIMITS: Final = {
 _PACE: Final = {
     "admissions": (0.001, inf),
     "admission_burst": (1.0, inf),
+    "fleet_moves": (0.001, inf),
     "moves": (0.001, inf),
+    "hurry": (1.0, inf),
     "move_least": (0.0, 3_600.0),
     "move_most": (0.001, 3_600.0),
     "move_within": (0.0, 600.0),
@@ -69,6 +71,7 @@ _PACE: Final = {
     "drain": (0.0, 30.0),  # contract 9.1
     "retry_after": (0.0, 3_600.0),
 }
+_MAY_BE_NONE: Final = frozenset({"fleet_moves"})
 _RECONNECT: Final = ("base_ms", "cap_ms", "spread_ms")
 _ENTRY: Final = ("BACKEND", "URL", "OPTIONS")
 
@@ -308,6 +311,8 @@ class _Reader:
                 found[name] = value
             elif name not in bounds:
                 self.fault(id, f"{setting} has {name!r}, which means nothing.")
+            elif value is None and name in _MAY_BE_NONE:
+                found[name] = None
             else:
                 number = self._number(f"{setting}[{name!r}]", value, bounds[name], id, None)
                 if number is not None:

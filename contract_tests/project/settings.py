@@ -54,6 +54,7 @@ REALTIME_FORCE_BACKEND = os.environ.get("REALTIME_FORCE_BACKEND")
 REALTIME_PACE = {
     "admissions": 100_000.0,
     "admission_burst": 100_000.0,
+    "fleet_moves": None,
     "moves": 10_000.0,
     "move_least": 0.05,
     "move_most": 0.2,

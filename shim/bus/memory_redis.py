@@ -19,7 +19,7 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as LinkLost
 from redis.exceptions import NoScriptError, ResponseError
 
-from shim.bus import flag
+from shim.bus import flag, moves
 from shim.bus.commands import Argument, Command, Outgoing
 from shim.bus.scripts import PUBLISH, READ
 from shim.core.errors import shown
@@ -157,6 +157,7 @@ class MemoryRedis:
             READ.text: self._read,
             flag.NUMBER: self._number_flag,
             flag.PUBLISH: self._publish_flag,
+            moves.ANNOUNCE: self._announce,
         }
 
     # What a test does to a Redis
@@ -322,15 +323,27 @@ class MemoryRedis:
         fields["number"] = str(number)
         return [epoch.encode(), number]
 
-    def _publish_flag(self, key: str, epoch: str, number: int, copy: str, channel: str, message: str) -> object:
+    def _publish_flag(self, key: str, epoch: str, number: int, copy: str, channel: str, message: bytes) -> object:
         fields = self._hashes.get(key, {})
         if fields.get("epoch") != epoch:
             return -1
         if int(fields.get("published", 0)) >= number:
             return 0
         fields["published"], fields["snapshot"] = str(number), copy
-        self._tell(channel, message.encode())
+        self._tell(channel, message)
         return 1
+
+    def _announce(self, key: str, length: int, wanted: int) -> object:
+        round, elapsed = divmod(self._now(), length)
+        fields = self._hashes.setdefault(key, {})
+        known = int(fields.get("round", -1))
+        total, place = 0, 0
+        if known == round:
+            total, place = int(fields["now"]), int(fields["next"])
+        elif known == round - 1:
+            total = int(fields["next"])
+        fields.update(round=str(round), now=str(total), next=str(place + wanted))
+        return [round, elapsed, total, place]
 
     # Inside
 

@@ -2,32 +2,28 @@
 
 The shell calls `tick` about ten times a second: that one timer serves every connection's heartbeat (contract 7.1),
 every move (8.5) and the drain (9.1). A move or a drain gives each connection a moment of its own inside a window, so
-that no flip and no restart makes a reconnect storm. A v1 client that is told `move` at its moment has another one, by
-which it has to be gone (contract 8.3).
+that no flip and no restart makes a reconnect storm. That is the process's rate. The fleet's rate is a gate behind it:
+whoever's moment has come waits there for one of the slots that all processes share (`shim.core.fleet`). A v1 client
+that is told `move` has a moment of another kind, by which it has to be gone (contract 8.3): no gate is before that one.
 """
 
 import heapq
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Any, Final
 
 from shim.core.cohorts import FlagState, Snapshot
 from shim.core.connection import OPEN, Connection, Effect, State
 from shim.core.errors import WireError, shown
-from shim.core.pacing import TokenBucket, moments, spread
+from shim.core.fleet import ROUND_SECONDS, Fleet, Round
+from shim.core.pacing import TokenBucket, between, moments, spread
 from shim.core.protocol import Close, Protocol
 
-CONTROL: Final = "control"
 BEAT_SECONDS: Final = 1.0  # connections are walked this often for heartbeats
 JOIN_SECONDS: Final = 0.25  # who has to be told `move` and has not joined yet is looked at again after this
-
-
-def control_channel(prefix: str) -> str:
-    """The channel by which processes are told things that are no messages: flips, sign-outs."""
-    return f"{prefix}:{CONTROL}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,9 @@ class Pace:
 
     Attributes:
         admissions, admission_burst: handshakes (contract 1.1, 503 over it).
-        moves, move_least, move_most: connections moved by a flip, and the window's bounds (8.5).
+        fleet_moves: connections that all processes together move (8.5). None: each process by its own rate alone.
+        moves, move_least, move_most: connections that a process moves by itself, and the bounds of its window (8.5).
+        hurry: a flip that was told to hurry is moved by so many times both rates.
         move_within: a v1 client that was told `move` and is still here after this is closed with 1012 (8.3).
         stale: for so long after a flip a v1 connection at the wrong backend is taken for one that asked where to go
             before the flip: it is told within `move_least`, like those that were there.
@@ -49,7 +47,9 @@ class Pace:
 
     admissions: float = 200.0
     admission_burst: float = 400.0
+    fleet_moves: float | None = 200.0
     moves: float = 200.0
+    hurry: float = 3.0
     move_least: float = 1.0
     move_most: float = 30.0
     move_within: float = 4.0
@@ -99,6 +99,11 @@ class Node:
         self._admissions = TokenBucket(pace.admissions, pace.admission_burst, now)
         self._leaving: dict[str, float] = {}  # connection id → the moment it goes
         self._order: list[tuple[float, str]] = []  # heap of the same; entries not in `_leaving` are void
+        self._waiting: deque[tuple[float, str]] = deque()  # of the same: their moment has come, a slot has not
+        self._fleet = Fleet()
+        self._fell_open = False
+        self._rate = pace.moves  # of the last plan
+        self.hurried = False
         self._flip_until = now
         self._stale_until = now
         self._next_beat = now + BEAT_SECONDS
@@ -152,21 +157,28 @@ class Node:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise WireError(f"not a control message: {shown(data)}") from None
         if op == "flag":
-            if self.flag.pushed(Snapshot.from_json(fields.get("snapshot", {}))):
-                self.flipped(now)
+            snapshot = Snapshot.from_json(fields.get("snapshot", {}))
+            changed = self.flag.pushed(snapshot)
+            hurry = fields.get("hurry") is True and self.flag.version == snapshot.version  # of an older one: over
+            if changed or hurry:
+                self.flipped(now, hurry=hurry)
             return []
         if op == "disconnect":
             return self._disconnect(fields)
         raise WireError(f"no such control op: {shown(op)}; is another process newer than this one?")
 
-    def flipped(self, now: float) -> None:
+    def flipped(self, now: float, *, hurry: bool = False) -> None:
         """The flag has changed: give everybody who belongs elsewhere a moment to go, and let the others stay (8.5).
 
         Who has a moment inside the window keeps it: a flag that changes often must not put off the moves for ever. So
         does who has been told to move; where the flag was turned back, it may stay after all.
+
+        Args:
+            hurry: faster, until those who have to go now are gone.
         """
         if self.draining:
             return
+        self.hurried = self.hurried or hurry
         elsewhere: list[str] = []
         told: dict[str, float] = {}
         for id, connection in self.connections.items():
@@ -176,22 +188,15 @@ class Node:
                 told[id] = self._leaving[id]
             else:
                 elsewhere.append(id)
-        pace = self.pace
-        window = spread(len(elsewhere), rate=pace.moves, least=pace.move_least, most=pace.move_most)
-        self._flip_until = now + max(window, pace.move_least)
-        self._stale_until = now + pace.stale
+        window = self._window(len(elsewhere))
+        self._flip_until = now + max(window, self.pace.move_least)
+        self._stale_until = now + self.pace.stale
         kept = {id: self._leaving[id] for id in elsewhere if self._leaving.get(id, inf) <= now + window}
         self._leaving = kept | told
         self._order = [(moment, id) for id, moment in self._leaving.items()]
         heapq.heapify(self._order)
-        newcomers = sorted(id for id in elsewhere if id not in kept)  # ids are random: who came first may go last
-        if not newcomers:
-            return
-        # The window has a slot for each, and newcomers take those that are free: so the rate is never exceeded.
-        slot = window / len(elsewhere)
-        taken = Counter(int((moment - now) / slot) if slot else 0 for moment in kept.values())
-        for id, n in zip(newcomers, _free(taken, len(elsewhere)), strict=False):
-            self._let_go(id, now + slot * (n + self._random()))
+        self._waiting.clear()
+        self._deal([id for id in elsewhere if id not in kept], kept.values(), window, now)
 
     def drain(self, now: float) -> None:
         """The process is stopping: nobody comes in any more, everybody goes within the window (contract 9.1).
@@ -204,6 +209,7 @@ class Node:
         self.drained_by = now + self.pace.drain
         self._leaving.clear()
         self._order.clear()
+        self._waiting.clear()
         everybody = sorted(self.connections)
         for id, moment in zip(everybody, moments(len(everybody), self.pace.drain, now, self._random), strict=True):
             self._let_go(id, moment)
@@ -212,30 +218,134 @@ class Node:
 
     def tick(self, now: float) -> list[Due]:
         """What is due: moves and drains whose moment has come, and about once a second the heartbeats."""
+        if self._fleet.is_open is not self._fell_open:
+            self._fell_open = self._fleet.is_open
+            if self._fell_open:
+                self._slow_down(now)
         due: list[Due] = []
         while self._order and self._order[0][0] <= now:
             moment, id = heapq.heappop(self._order)
-            connection = self.connections.get(id)
-            if connection is None or self._leaving.get(id) != moment:
+            connection = self._leaver(id, moment)
+            if connection is None:
+                continue
+            if not self.draining and connection.state is not State.MOVING:
+                self._waiting.append((moment, id))
                 continue
             del self._leaving[id]
             if self.draining:
                 due.append((connection, connection.close(Close.MOVED, "the server is restarting: reconnect")))
-            elif not self._is_elsewhere(connection):
-                connection.stay()
-            elif connection.may_be_told and connection.state not in OPEN:
-                self._let_go(id, now + JOIN_SECONDS)
+            elif self._is_elsewhere(connection):
+                due.append((connection, connection.move(self.pace.move_within)))  # told before: its time is over
             else:
-                due.append((connection, connection.move(self.pace.move_within)))
-                if connection.state is State.MOVING:
-                    self._let_go(id, now + self.pace.move_within)
+                connection.stay()
+        due.extend(self._moved(now))
+        if self.hurried and not self._waiting and now >= self._flip_until:
+            self.hurried = False
         if now >= self._next_beat:
             self._next_beat = now + BEAT_SECONDS
             beats = ((connection, connection.beat(now)) for connection in self.connections.values())
             due.extend(beat for beat in beats if beat[1])
         return due
 
+    # The fleet
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether moves go by the process's own rate, because Redis does not tell the fleet's."""
+        return self._fleet.is_open
+
+    def announced(self, now: float) -> int | None:
+        """What the shell should announce on Redis just now: how many moves are wanted in the fleet's next round.
+
+        Ask after each `tick`; then say `granted`, once, whenever the answer is there.
+
+        Returns:
+            A number over 0, or None for nothing.
+        """
+        if self._fleet_rate is None or self.draining or not self._fleet.is_due(now):
+            return None
+        until = now + 2 * ROUND_SECONDS  # the next round's end at the latest
+        wanted = sum(
+            moment <= until and connection.state is not State.MOVING
+            for id, moment in self._leaving.items()
+            if (connection := self.connections.get(id)) is not None
+        )
+        return self._fleet.announce(min(wanted, ceil(self._rate * ROUND_SECONDS)), now)
+
+    def granted(self, round: Round | None, now: float) -> None:
+        """Redis has answered what was announced, or has not (None): then moves go by the process's own rate."""
+        if round is None or (rate := self._fleet_rate) is None:
+            self._fleet.unanswered(now)
+        else:
+            self._fleet.answered(round, rate, now)
+
     # Inside
+
+    @property
+    def _haste(self) -> float:
+        return self.pace.hurry if self.hurried else 1.0
+
+    @property
+    def _fleet_rate(self) -> float | None:
+        return None if self.pace.fleet_moves is None else self.pace.fleet_moves * self._haste
+
+    def _window(self, n: int) -> float:
+        """Seconds for so many moves of this process."""
+        pace = self.pace
+        rate = pace.moves * self._haste
+        window = spread(n, rate=rate, least=pace.move_least, most=pace.move_most)
+        self._rate = max(rate, n / window if window else 0.0)
+        return window
+
+    def _deal(self, newcomers: Collection[str], others: Collection[float], window: float, now: float) -> None:
+        """Give connections moments in a window, between those that others have in it already."""
+        free = between(others, len(newcomers), window, now, self._random)
+        for id, moment in zip(sorted(newcomers), free, strict=True):  # ids are random: who came first may go last
+            self._let_go(id, moment)
+
+    def _slow_down(self, now: float) -> None:
+        """The gate has opened because Redis is away: those who waited there must not all go at once."""
+        late = {id: moment for id, moment in self._leaving.items() if moment <= now and not self._is_told(id)}
+        soon = [
+            moment
+            for id, moment in self._leaving.items()
+            if now < moment <= now + self.pace.move_most and not self._is_told(id)
+        ]
+        window = self._window(len(late) + len(soon))
+        self._flip_until = max(self._flip_until, now + window)
+        self._waiting.clear()
+        self._deal(late, [moment for moment in soon if moment <= now + window], window, now)
+
+    def _moved(self, now: float) -> Iterator[Due]:
+        """Move those who wait, as far as the fleet's rate allows."""
+        while self._waiting:
+            moment, id = self._waiting[0]
+            connection = self._leaver(id, moment)
+            if connection is None:
+                self._waiting.popleft()
+            elif not self._is_elsewhere(connection):
+                self._waiting.popleft()
+                del self._leaving[id]
+                connection.stay()
+            elif connection.may_be_told and connection.state not in OPEN:
+                self._waiting.popleft()
+                self._let_go(id, now + JOIN_SECONDS)
+            elif self._fleet_rate is None or self._fleet.take(now):
+                self._waiting.popleft()
+                del self._leaving[id]
+                yield connection, connection.move(self.pace.move_within)
+                if connection.state is State.MOVING:
+                    self._let_go(id, now + self.pace.move_within)
+            else:
+                return
+
+    def _leaver(self, id: str, moment: float) -> Connection | None:
+        """The connection that an entry of `_order` or `_waiting` stands for, None where it is void."""
+        return self.connections.get(id) if self._leaving.get(id) == moment else None
+
+    def _is_told(self, id: str) -> bool:
+        connection = self.connections.get(id)
+        return connection is not None and connection.state is State.MOVING
 
     def _is_elsewhere(self, connection: Connection) -> bool:
         cohort = self.flag.cohort(connection.subject)
@@ -255,17 +365,6 @@ class Node:
             for connection in self.connections.values()
             if wanted(connection)
         ]
-
-
-def _free(taken: Mapping[int, int], slots: int) -> Iterator[int]:
-    """Slots for newcomers. Two in one slot use up the next free one as well."""
-    surplus = 0
-    for n in range(slots):
-        surplus += taken.get(n, 0)
-        if surplus:
-            surplus -= 1
-        else:
-            yield n
 
 
 def _matcher(fields: dict[str, Any]) -> Callable[[Connection], bool]:

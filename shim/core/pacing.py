@@ -15,7 +15,8 @@ and the rate to give to `spread` is ``ρ·S·(1−u')/h`` divided by the process
 under 1 being what is dared.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from typing import Final
 
 _DOUBLINGS: Final = 64  # more would only overflow: every cap is reached long before
@@ -136,3 +137,33 @@ def moments(n: int, window: float, now: float, random: Callable[[], float]) -> l
     if window < 0:
         raise ValueError(f"a window is 0 seconds or more, not {window!r}")
     return [now + window * (slot + random()) / n for slot in range(n)]
+
+
+def between(others: Collection[float], n: int, window: float, now: float, random: Callable[[], float]) -> list[float]:
+    """When each of `n` newcomers has its turn in a window in which others have theirs already.
+
+    The window has a slot for each of both, and newcomers get those that are free. So the rate is that of the window
+    even where the others stand close together: two in one slot use up the next free one as well.
+
+    Args:
+        others: their times; one that is over counts as one at once.
+        n: newcomers.
+        window, now, random: as for `moments`.
+
+    Returns:
+        `n` times of the clock of `now`, ascending.
+    """
+    if not n:
+        return []
+    slot = window / (n + len(others))
+    taken = Counter(max(0, int((moment - now) / slot)) if slot else 0 for moment in others)
+    found: list[float] = []
+    surplus = number = 0
+    while len(found) < n:
+        surplus += taken[number]
+        if surplus:
+            surplus -= 1
+        else:
+            found.append(now + slot * (number + random()))
+        number += 1
+    return found

@@ -9,6 +9,7 @@ timer. So whoever holds several servers decides in which order they go on, and t
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from random import Random
 from typing import Any, Final
@@ -20,6 +21,7 @@ from shim.api import redis_url, sync_bus
 from shim.bus.commands import heard, subscriptions
 from shim.bus.endpoint import is_memory
 from shim.bus.memory_redis import NOTHING, Line, memory_redis
+from shim.bus.moves import announce_command, round_from
 from shim.conf import conf
 from shim.core.cohorts import Cohort
 from shim.core.connection import Connection as CoreConnection
@@ -28,7 +30,7 @@ from shim.core.connection import End, Ping
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
-from shim.core.node import Due, Node, Refusal, control_channel
+from shim.core.node import Due, Node, Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Protocol
 from shim.core.wire import Position
 from shim.door import Handshake, connection_of, identified, look, refusal_of
@@ -105,8 +107,7 @@ class MemoryServer:
         self.redis = memory_redis(url)
         self.clock = self.redis.clock
         self._random = random or Random(0).random
-        self._control = control_channel(settings.prefix)
-        self.hub = Hub(settings.prefix, standing=(self._control,))
+        self.hub = Hub(settings.prefix, control=self._told)
         self.node = Node(backend, new_state(), settings.pace, now=self.clock(), random=self._random)
         self._line: Line | None = None
         self._is_cut = self._is_dead = False
@@ -224,6 +225,8 @@ class MemoryServer:
             return
         now = self.clock()
         end(self.node.tick(now))
+        if (wanted := self.node.announced(now)) is not None:
+            self._announce(wanted)
         if now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
             self._perform([*self.hub.retry(), *self.hub.check()])
@@ -317,12 +320,16 @@ class MemoryServer:
         try:
             if data is None:
                 self._perform(self.hub.confirmed(channel))
-            elif channel == self._control:
-                end(self.node.control(data, self.clock()))
             else:
                 self._perform(self.hub.message(channel, data))
         except WireError as error:
             logger.warning("passed over something on %s: %s", channel, error)
+
+    def _told(self, data: bytes) -> None:
+        try:
+            end(self.node.control(data, self.clock()))
+        except WireError as error:
+            logger.warning("passed over a control message: %s", error)
 
     def _heal(self, requests: tuple[ReadRequest, ...]) -> None:
         try:
@@ -333,6 +340,12 @@ class MemoryServer:
             return
         for result in results:
             self._perform(self.hub.healed(result))
+
+    def _announce(self, wanted: int) -> None:
+        round = None
+        with suppress(RealtimeUnavailable):
+            round = round_from(sync_bus().execute(*announce_command(conf().prefix, wanted)))
+        self.node.granted(round, self.clock())
 
     def _learn_flag(self) -> None:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from shim.core.cohorts import Subject
 from shim.core.connection import Connection, Limits
 from shim.core.names import Everyone, Topic
+from shim.core.node import Pace
 from shim.core.protocol import Frame, Protocol
 
 
@@ -84,3 +85,8 @@ def live(protocol: Protocol = Protocol.V1, **options: Any) -> tuple[Connection, 
     made.joined({}, {})
     sink.frames.clear()
     return made, sink
+
+
+def alone(**fields: Any) -> Pace:
+    """The pace of a process that knows of no others: by its own rates alone."""
+    return Pace(fleet_moves=None, **fields)

@@ -12,7 +12,7 @@ from shim.core.cohorts import CHANNELS, LEGACY, FlagState, Snapshot, Subject
 from shim.core.connection import Connection, Elsewhere, End, Handle, Limits, State
 from shim.core.node import JOIN_SECONDS, Node, Pace
 from shim.core.protocol import Protocol
-from tests.core.members import Sink, connection, live
+from tests.core.members import Sink, alone, connection, live
 
 FLAG = "realtime_channels"
 ELSEWHERE = Elsewhere(CHANNELS, "ws://h:8001/ws/calls")
@@ -28,7 +28,7 @@ class World:
         self.now = 1_000.0
         self.random = Random(1)
         self.flag = FlagState(FLAG)
-        self.node = Node(LEGACY, self.flag, pace or Pace(), now=self.now, random=self.random.random)
+        self.node = Node(LEGACY, self.flag, pace or alone(), now=self.now, random=self.random.random)
         self.sinks: dict[str, Sink] = {}
         self.told: dict[str, list[float]] = {}
         self.gone: dict[str, tuple[float, int]] = {}
@@ -154,7 +154,7 @@ class TestNode:
         assert world.node._leaving == {}
 
     def test_move_within_is_a_setting(self) -> None:
-        world = World(Pace(move_within=0.5))
+        world = World(alone(move_within=0.5))
         world.turn(percent=0)
         (made,) = world.open()
         world.turn(everyone=True)
@@ -162,7 +162,7 @@ class TestNode:
         assert world.gone[made.id][0] - world.told[made.id][0] == pytest.approx(0.5, abs=0.02)
 
     def test_no_time_at_all_is_a_close(self) -> None:
-        world = World(Pace(move_within=0.0))
+        world = World(alone(move_within=0.0))
         world.turn(percent=0)
         (made,) = world.open()
         world.turn(everyone=True)
@@ -204,7 +204,7 @@ class TestNode:
         assert world.gone[made.id][0] - told == pytest.approx(4.0, abs=0.11)
 
     def test_the_told_take_no_place_in_the_window_of_others(self) -> None:
-        world = World(Pace(moves=10.0))
+        world = World(alone(moves=10.0))
         world.turn(percent=0)
         world.open(20)
         world.turn(everyone=True)
@@ -248,7 +248,7 @@ class TestNode:
 
     def test_a_drain_takes_the_told_with_it(self) -> None:
         # contract 9.1
-        world = World(Pace(drain=2.0))
+        world = World(alone(drain=2.0))
         world.turn(percent=0)
         world.open(10)
         world.turn(everyone=True)
@@ -263,7 +263,7 @@ class TestStaleAnswers:
     """A v1 client that asked where to go before a flip, and connected after it."""
 
     def test_is_told_soon_and_not_after_the_patience_with_a_wrong_address(self) -> None:  # contract 8.2, 8.3
-        pace = Pace()
+        pace = alone()
         world = World(pace)
         world.turn(percent=0)
         world.turn(everyone=True)
@@ -273,7 +273,7 @@ class TestStaleAnswers:
         assert len(world.told[late.id]) == 1
 
     def test_who_comes_later_has_the_usual_time(self) -> None:  # contract 1.4
-        pace = Pace()
+        pace = alone()
         world = World(pace)
         world.turn(percent=0)
         world.turn(everyone=True)
@@ -283,7 +283,7 @@ class TestStaleAnswers:
         assert world.told[wrong.id] == []
 
     def test_raw_has_the_usual_time_too(self) -> None:  # contract 1.4: it may have no way to ask
-        pace = Pace()
+        pace = alone()
         world = World(pace)
         world.turn(percent=0)
         world.turn(everyone=True)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from shim.core.cohorts import CHANNELS, LEGACY, FlagState, Snapshot, Subject
 from shim.core.connection import Connection, End, Limits, State
 from shim.core.errors import WireError
-from shim.core.names import Everyone, Group, Topic, User
-from shim.core.node import Node, Pace, control_channel
+from shim.core.names import Everyone, Group, Topic, User, control_channel
+from shim.core.node import Node, Pace
 from shim.core.pacing import TokenBucket
-from tests.core.members import connection
+from tests.core.members import alone, connection
 
-PACE = Pace()
+PACE = alone()
 FLAG = "realtime_channels"
 
 
@@ -76,12 +76,12 @@ class TestTheDoor:
     # contract 1.1
 
     def test_admits_its_burst_then_its_rate(self) -> None:
-        world = World(pace=Pace(admissions=10.0, admission_burst=3.0))
+        world = World(pace=alone(admissions=10.0, admission_burst=3.0))
         assert [world.node.admit(world.now) is None for _ in range(5)] == [True, True, True, False, False]
         assert world.node.admit(world.now + 0.1) is None
 
     def test_a_refusal_is_503_and_says_when_to_come_back(self) -> None:
-        world = World(pace=Pace(admissions=0.001, admission_burst=1.0))
+        world = World(pace=alone(admissions=0.001, admission_burst=1.0))
         world.node.admit(world.now)
         refusal = world.node.admit(world.now)
         assert refusal is not None
@@ -130,7 +130,7 @@ class TestFlips:
 
     @pytest.mark.parametrize("everyone", [True, None])
     def test_a_flip_back_cancels_what_has_not_happened(self, everyone: bool | None) -> None:
-        world = World(pace=Pace(moves=10.0))
+        world = World(pace=alone(moves=10.0))
         world.turn(percent=0)
         all = world.open(100)
         world.turn(everyone=everyone, percent=100_000)
@@ -144,7 +144,7 @@ class TestFlips:
 
     @pytest.mark.parametrize(("n", "moves", "most"), [(400, 50.0, 30.0), (400, 400.0, 30.0), (400, 10.0, 10.0)])
     def test_the_rate_is_that_of_the_window(self, n: int, moves: float, most: float) -> None:
-        world = World(pace=Pace(moves=moves, move_most=most))
+        world = World(pace=alone(moves=moves, move_most=most))
         world.turn(percent=0)
         world.open(n)
         world.turn(everyone=True)
@@ -179,7 +179,7 @@ class TestFlips:
 
     def test_many_flips_put_nobody_off(self) -> None:
         # An operator who turns the knob up each second must not keep the first from going.
-        world = World(pace=Pace(moves=5.0))
+        world = World(pace=alone(moves=5.0))
         world.turn(percent=0)
         first = world.open(50)
         world.turn(percent=0, users=frozenset(str(n) for n in range(50)))
@@ -194,7 +194,7 @@ class TestFlips:
     @given(st.integers(0, 2**32), st.lists(st.tuples(st.integers(0, 100_000), st.floats(0, 3)), max_size=8))
     def test_any_flips_keep_to_the_rate_and_end(self, seed: int, flips: list[tuple[int, float]]) -> None:
         moves, least, most = 20.0, 1.0, 10.0
-        world = World(seed=seed, pace=Pace(moves=moves, move_least=least, move_most=most))
+        world = World(seed=seed, pace=alone(moves=moves, move_least=least, move_most=most))
         world.turn(percent=0)
         all = world.open(60)
         for percent, pause in flips:
@@ -214,7 +214,7 @@ class TestFlips:
             assert bucket.take(moment)
 
     def test_a_flip_hurries_those_who_were_to_go_after_its_window(self) -> None:
-        world = World(pace=Pace(arrival=30.0, arrival_spread=30.0))
+        world = World(pace=alone(arrival=30.0, arrival_spread=30.0))
         world.turn(everyone=True)
         world.run(5.0)
         (late,) = world.open()
@@ -223,7 +223,7 @@ class TestFlips:
         assert late.id in world.gone
 
     def test_what_changes_nothing_moves_nobody(self) -> None:
-        world = World(pace=Pace(moves=10.0))
+        world = World(pace=alone(moves=10.0))
         world.turn(percent=0)
         world.open(100)
         world.turn(everyone=True)
@@ -263,7 +263,7 @@ class TestArrivals:
         assert world.codes == {wrong.id: 1012}
 
     def test_who_asked_before_the_flip_and_came_after_it_goes_with_the_others(self) -> None:
-        world = World(pace=Pace(moves=10.0))
+        world = World(pace=alone(moves=10.0))
         world.turn(percent=0)
         world.open(100)
         world.turn(everyone=True)
@@ -305,7 +305,7 @@ class TestDrain:
 
     @pytest.mark.parametrize("n", [1, 10, 1_000])
     def test_everybody_goes_within_the_window(self, n: int) -> None:
-        world = World(pace=Pace(drain=10.0))
+        world = World(pace=alone(drain=10.0))
         world.open(n)
         world.node.drain(world.now)
         started = world.now
@@ -317,7 +317,7 @@ class TestDrain:
             assert sum(start <= moment < start + 1 for moment in times) <= n / 10 * 1.15 + 2
 
     def test_being_told_twice_puts_nobody_off(self) -> None:
-        world = World(pace=Pace(drain=10.0))
+        world = World(pace=alone(drain=10.0))
         world.open(40)
         world.node.drain(world.now)
         until = world.node.drained_by
@@ -330,7 +330,7 @@ class TestDrain:
         assert 0 < left < 40 == len(world.gone)
 
     def test_who_comes_in_at_last_goes_by_the_end_of_the_window(self) -> None:
-        world = World(pace=Pace(drain=10.0))
+        world = World(pace=alone(drain=10.0))
         world.node.drain(world.now)
         world.run(9.0)
         world.open(20)
@@ -338,7 +338,7 @@ class TestDrain:
         assert len(world.gone) == 20
 
     def test_a_flip_while_draining_changes_nothing(self) -> None:
-        world = World(pace=Pace(drain=10.0))
+        world = World(pace=alone(drain=10.0))
         world.turn(percent=0)
         world.open(100)
         world.node.drain(world.now)
@@ -347,7 +347,7 @@ class TestDrain:
         assert world.node._leaving == due
 
     def test_who_was_on_the_way_in_goes_too(self) -> None:
-        world = World(pace=Pace(drain=10.0))
+        world = World(pace=alone(drain=10.0))
         world.node.drain(world.now)
         world.open(5)
         world.run(10.1)
@@ -359,7 +359,7 @@ class TestDrain:
 
 class TestControl:
     def test_the_channel(self) -> None:
-        assert control_channel("rt") == "rt:control"
+        assert control_channel("rt") == "rt:{control}"
 
     def disconnect(self, world: World, **fields: object) -> dict[str, int]:
         due = world.node.control(json.dumps({"op": "disconnect", **fields}).encode(), world.now)

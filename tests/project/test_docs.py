@@ -19,6 +19,7 @@ from shim.core import connection, protocol
 from shim.core.cohorts import MAX_LISTED
 from shim.core.connection import TRANSITIONS, Limits, State
 from shim.core.feed import PENDING_BYTES
+from shim.core.fleet import PATIENCE_SECONDS
 from shim.core.history import MAX_SIZE, MAX_TTL, History
 from shim.core.hub import CHECK_CALLS
 from shim.core.message import MAX_MESSAGE_BYTES, Kind
@@ -33,6 +34,7 @@ API = DOCS / "reference" / "api.md"
 PROTOCOL = DOCS / "reference" / "protocol.md"
 DESIGN = DOCS / "explanation" / "design.md"
 DEPLOY = DOCS / "how-to" / "deploy.md"
+PACING = DOCS / "explanation" / "pacing.md"
 CLAUSES = re.findall(r"^\*\*(\d\.\d)\*\* ", CONTRACT.read_text(), re.MULTILINE)
 
 
@@ -118,7 +120,10 @@ def test_limits_are_told_as_they_are() -> None:
         f"{limits.inbound_burst:g} at once",
         f"admits {pace.admissions:g} handshakes a second and {pace.admission_burst:g} at once",
         f"`Retry-After` is {pace.retry_after:g} to {2 * pace.retry_after:g} s",
+        f"all processes together move {pace.fleet_moves:g} connections a second",
         f"moves {pace.moves:g} connections a second, over {pace.move_least:g} to {pace.move_most:g} s",
+        f"Redis has not answered for {PATIENCE_SECONDS:g} s",
+        f"both rates are {pace.hurry:g} times as high",
         f"a v1 client has {pace.move_within:g} s from `move`",
         f"moved {pace.arrival:g} to {pace.arrival + pace.arrival_spread:g} s after it came",
         f"the last `size` messages ({history.size}) for `ttl` seconds ({history.ttl:g})",
@@ -278,3 +283,22 @@ def test_versions_are_those_that_are_declared() -> None:
     assert f"Django {djangos[0]} to {djangos[-1]}" in text
     assert f"uWSGI {ranges['pyuwsgi'].removeprefix('>=')}+" in text
     assert f"uvicorn {ranges['uvicorn'].removeprefix('>=')}+" in text
+
+
+# Pacing
+
+
+def test_the_fleets_in_the_table_are_what_the_formula_makes_of_them() -> None:
+    rows = re.findall(r"^\| [^|]+ \| (\d.*) \|$", PACING.read_text(), re.MULTILINE)
+    assert len(rows) == 4
+    told = [[float(re.sub(r"[^\d.]", "", cell)) for cell in row.split("|")] for row in rows]
+    daring = 0.3
+    for cpus, busy, handshake, answers, rate, people, seconds, hurried in told:
+        assert answers == round(cpus * (1 - busy) / handshake)
+        assert rate == round(daring * cpus * (1 - busy) / handshake)
+        assert seconds == round(people / rate)
+        assert hurried == round(people / (rate * Pace().hurry))
+    assert told[0][4] == Pace().fleet_moves
+    text = " ".join(PACING.read_text().split())
+    spread = Limits().reconnect["spread_ms"] / 1000
+    assert f"The default of {spread:g} s is enough for {spread * told[0][4] / daring:,.0f} at the default rate" in text

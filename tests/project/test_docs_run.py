@@ -82,6 +82,11 @@ def test_the_roll_out_is_done_as_shown(site: Site) -> None:
     site.run(back)
     until_backend(stranger, "legacy", back)
     assert backend(cookies) == "legacy"  # a listed user too
+    (hurry,) = lines(ROLL_OUT, "hurry")
+    site.run("python manage.py waffle_flag realtime_channels --everyone")
+    until_backend(stranger, "channels", "--everyone")
+    site.run(hurry)
+    until_backend(stranger, "legacy", hurry)
 
 
 def test_the_python_client_prints_what_comes(site: Site) -> None:
