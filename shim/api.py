@@ -21,7 +21,7 @@ from shim.bus.sync import SyncBus
 from shim.conf import conf
 from shim.core.errors import InvalidAudience, shown
 from shim.core.history import History
-from shim.core.message import Kind, Message
+from shim.core.message import Kind, carried
 from shim.core.names import Audience, Topic, User
 from shim.core.protocol import Close, is_connection_id
 from shim.core.wire import Position
@@ -50,26 +50,26 @@ class _Ready(NamedTuple):
 def _ready(
     facility: str, audience: Audience, message: object, history: History | None, sender: Connection | str | None
 ) -> _Ready:
+    (ready,) = _many_ready([(facility, audience, message)], history, sender)
+    return ready
+
+
+def _many_ready(
+    messages: Iterable[Sequence[Any]], history: History | None, sender: Connection | str | None
+) -> list[_Ready]:
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history is a History(size, ttl) or None, not {shown(history)}")
     origin = sender.id if isinstance(sender, Connection) else sender
     if origin is not None and not is_connection_id(origin):
         raise TypeError(f"sender is a connection or the id of one, not {shown(sender)}")
     settings_ = conf()
-    wanted = Message.of(message)
-    return _Ready(
-        Topic(facility, audience),
-        wanted.kind,
-        wanted.body(settings_.max_message),
-        history_of(facility, settings_.history) if history is None else history,
-        origin,
-    )
-
-
-def _many_ready(
-    messages: Iterable[Sequence[Any]], history: History | None, sender: Connection | str | None
-) -> list[_Ready]:
-    return [_ready(facility, audience, message, history, sender) for facility, audience, message in messages]
+    limit, usual = settings_.max_message, settings_.history
+    ready = []
+    for facility, audience, message in messages:
+        kind, body = carried(message, limit)
+        kept = history_of(facility, usual) if history is None else history
+        ready.append(_Ready(Topic(facility, audience), kind, body, kept, origin))
+    return ready
 
 
 def _disconnect_message(audience: Audience, code: int) -> dict[str, object]:

@@ -252,22 +252,24 @@ class MemoryRedis:
         size: int,
         ttl: int,
         meta_ttl: int,
-        kind: str,
-        origin: str,
-        body: bytes,
+        *messages: Any,
     ) -> object:
         now = self._now()
         meta = _alive(self._metas, meta_key, now)
-        if meta is None or meta.seq >= MAX_SEQ:
+        if meta is None or meta.seq > MAX_SEQ - len(messages) // 3:
             meta = self._metas[meta_key] = _Meta(fresh, 0)
             self._logs.pop(log_key, None)
-        meta.seq += 1
-        record = encode(Record(Kind(kind), body, Position(meta.epoch, meta.seq), None if origin == NOBODY else origin))
         log = _alive(self._logs, log_key, now)
         left = -1 if log is None else log.ends - now
         if log is None:
             log = self._logs[log_key] = _Log()
-        log.entries.append(_Entry(meta.seq, now + ttl, record))
+        records = []
+        for kind, origin, body in zip(messages[::3], messages[1::3], messages[2::3], strict=True):
+            meta.seq += 1
+            position = Position(meta.epoch, meta.seq)
+            record = encode(Record(Kind(kind), body, position, None if origin == NOBODY else origin))
+            log.entries.append(_Entry(meta.seq, now + ttl, record))
+            records.append(record)
         while len(log.entries) > size:
             log.entries.popleft()
         if left < ttl:
@@ -276,7 +278,8 @@ class MemoryRedis:
         need = max(meta_ttl, left)
         if meta.ends < now + need:
             meta.ends = now + _longer(need)
-        self._tell(channel, record)
+        for record in records:
+            self._tell(channel, record)
         self._sweep(now)
         return [meta.epoch.encode(), meta.seq]
 

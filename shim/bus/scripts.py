@@ -1,4 +1,4 @@
-"""The two Lua scripts: publishing a message, and reading a topic's past.
+"""The two Lua scripts: publishing messages of one topic, and reading a topic's past.
 
 Theory of operation. A topic is three names on Redis that share a hash tag: the channel, a hash ``…:meta`` (``e`` the
 epoch, ``s`` the last seq, ``x`` when it expires) and a stream ``…:log``. Publishing is one script (contract 3.2):
@@ -39,15 +39,19 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = redis.call('HMGET', meta, 'e', 's', 'x')
 local epoch, seq, lives_until = known[1], tonumber(known[2]), tonumber(known[3]) or 0
-if not epoch or not seq or seq >= {MAX_SEQ} then
+if not epoch or not seq or seq > {MAX_SEQ} - (#ARGV - 5) / 3 then
   epoch, seq, lives_until = ARGV[2], 0, 0
   redis.call('DEL', log)
 end
-seq = seq + 1
-local place = string.format('%.0f', seq)
-local record = '{VERSION}' .. ARGV[6] .. ' ' .. epoch .. ' ' .. place .. ' ' .. ARGV[7] .. '\\n' .. ARGV[8]
-local left = redis.call('PTTL', log)
-redis.call('XADD', log, 'MAXLEN', '=', ARGV[3], place .. '-' .. string.format('%.0f', now + ttl), 'r', record)
+local left, expires, place = redis.call('PTTL', log), string.format('%.0f', now + ttl), nil
+local records = {{}}
+for i = 6, #ARGV, 3 do
+  seq = seq + 1
+  place = string.format('%.0f', seq)
+  local record = '{VERSION}' .. ARGV[i] .. ' ' .. epoch .. ' ' .. place .. ' ' .. ARGV[i + 1] .. '\\n' .. ARGV[i + 2]
+  redis.call('XADD', log, 'MAXLEN', '=', ARGV[3], place .. '-' .. expires, 'r', record)
+  records[#records + 1] = record
+end
 if left < ttl then
   left = math.ceil(ttl * 1.25)
   redis.call('PEXPIRE', log, left)
@@ -60,11 +64,14 @@ if lives_until < now + need then
 else
   redis.call('HSET', meta, 's', place)
 end
-redis.call('PUBLISH', ARGV[1], record)
+for _, record in ipairs(records) do
+  redis.call('PUBLISH', ARGV[1], record)
+end
 return {{epoch, seq}}
 """
 )
-"""KEYS: meta, log. ARGV: channel, epoch to begin if there is none, size, ttl ms, meta ttl ms, kind, origin, body."""
+"""KEYS: meta, log. ARGV: channel, epoch to begin if there is none, size, ttl ms, meta ttl ms, then for each message
+kind, origin, body. The answer is the position of the last."""
 
 READ: Final = Script(
     """\

@@ -75,28 +75,48 @@ class Message:
             InvalidPayload: not serialisable, NaN or infinity, a lone surrogate, or a value that is not of its kind.
             MessageTooLarge: longer than `limit`.
         """
-        match self.kind, self.value:
-            case Kind.TEXT, str(text):
-                body = _utf8(text, self.value)
-            case Kind.BINARY, bytes(data):
-                body = data
-            case Kind.JSON, value:
-                body = _utf8(_dumped(value), value)
-            case _:
-                raise InvalidPayload(
-                    f"a {self.kind.name} message cannot hold a {type(self.value).__name__}: {shown(self.value)}"
-                )
-        if len(body) > limit:
-            raise MessageTooLarge(
-                f"a message of {len(body)} bytes is over the limit of {limit} (REALTIME_MAX_MESSAGE_BYTES): "
-                f"send a reference to the data instead: {shown(self.value)}"
-            )
-        return body
+        return _carried(self.kind, self.value, limit)
+
+
+def carried(value: object, limit: int) -> tuple[Kind, bytes]:
+    """Kind and body of what a plain value stands for: `Message.of(value)`, without making one.
+
+    Raises:
+        InvalidPayload, MessageTooLarge: as `Message.body`.
+    """
+    if isinstance(value, Message):
+        return value.kind, value.body(limit)
+    if isinstance(value, str):
+        return Kind.TEXT, _carried(Kind.TEXT, value, limit)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return Kind.BINARY, _carried(Kind.BINARY, bytes(value), limit)
+    return Kind.JSON, _carried(Kind.JSON, value, limit)
+
+
+def _carried(kind: Kind, value: Any, limit: int) -> bytes:
+    if kind is Kind.JSON:
+        body = _utf8(_dumped(value), value)
+    elif kind is Kind.TEXT and isinstance(value, str):
+        body = _utf8(value, value)
+    elif kind is Kind.BINARY and isinstance(value, bytes):
+        body = value
+    else:
+        raise InvalidPayload(f"a {kind.name} message cannot hold a {type(value).__name__}: {shown(value)}")
+    if len(body) > limit:
+        raise MessageTooLarge(
+            f"a message of {len(body)} bytes is over the limit of {limit} (REALTIME_MAX_MESSAGE_BYTES): "
+            f"send a reference to the data instead: {shown(value)}"
+        )
+    return body
+
+
+# Made once: `json.dumps` makes one for each call that does not take its defaults, and that costs more than to use it.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _dumped(value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPayload(f"JSON cannot carry this value ({error}): {shown(value)}") from None
 

@@ -16,6 +16,7 @@ VERSION: Final = "1"
 NOBODY: Final = "-"
 MAX_SEQ: Final = 2**53 - 1  # Redis's Lua counts in doubles
 
+_BARE: Final = {kind: f"{VERSION}{kind} {NOBODY} 0 {NOBODY}\n".encode() for kind in Kind}
 _KINDS: Final = {f"{VERSION}{kind}".encode(): kind for kind in Kind}
 
 
@@ -37,6 +38,11 @@ class Record:
     body: bytes
     position: Position | None = None
     origin: str | None = None
+
+
+def encode_bare(kind: Kind, body: bytes, origin: str | None) -> bytes:
+    """The bytes of a record without history."""
+    return (_BARE[kind] + body) if origin is None else encode(Record(kind, body, None, origin))
 
 
 def encode(record: Record) -> bytes:

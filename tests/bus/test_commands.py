@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError
 
 from shim.bus.commands import (
+    RUN_BYTES,
+    RUN_MESSAGES,
     SUBSCRIBE_CHUNK,
     Command,
     Commands,
@@ -62,24 +65,65 @@ def test_a_script_is_called_by_name_and_its_text_is_sent_only_when_redis_does_no
     assert position == ("00000000000000ff", 7)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=30), st.data())
-def test_many_keep_their_order_and_none_is_sent_twice(with_history: list[bool], data: st.DataObject) -> None:
+RUNS = st.lists(
+    st.tuples(st.booleans(), st.sampled_from([TOPIC, Topic("calls", User("ben"))])), min_size=1, max_size=30
+)
+
+
+@given(RUNS, st.data())
+def test_many_keep_their_order_and_none_is_sent_twice(sent: list[tuple[bool, Topic]], data: st.DataObject) -> None:
     """Contract 3.1, 3.2: whichever of them Redis did not know the script for."""
-    outgoing = [message(History(9 if kept else 0), b"%d" % i) for i, kept in enumerate(with_history)]
-    refused = [kept and data.draw(st.booleans()) for kept in with_history]
-    first = [
-        NoScriptError("no") if no else ([b"a" * 16, i + 1] if kept else 0)
-        for i, (kept, no) in enumerate(zip(with_history, refused, strict=True))
-    ]
-    again = [[b"a" * 16, i + 1] for i, no in enumerate(refused) if no]
-    said, positions = carry(COMMANDS.publish_many(outgoing), first, *([again] if again else []))
-    assert positions == [Position("a" * 16, i + 1) if kept else None for i, kept in enumerate(with_history)]
-    verbs = [command[0] for command in said[0]]
-    scripts = [verb for verb in verbs if verb != "PUBLISH"]
+    outgoing = [(topic, Kind.TEXT, b"%d" % i, History(9 if kept else 0), None) for i, (kept, topic) in enumerate(sent)]
+    exchange = COMMANDS.publish_many(outgoing)
+    commands = list(next(exchange))
+    redis = FakePublishes()
+    refused = [bool(command[0] == "EVALSHA" and data.draw(st.booleans())) for command in commands]
+    answers = [NoScriptError("no") if no else redis.run(command) for command, no in zip(commands, refused, strict=True)]
+    try:
+        again = list(exchange.send(answers))
+        assert [command[3:] for command in again] == [c[3:] for c, no in zip(commands, refused, strict=True) if no]
+        exchange.send([redis.run(command) for command in again])
+        raise AssertionError("it still wants to say something")
+    except StopIteration as done:
+        positions = done.value
+    scripts = [command[0] for command in commands if command[0] != "PUBLISH"]
     assert scripts == ["EVAL", *["EVALSHA"] * (len(scripts) - 1)][: len(scripts)]
-    assert [verb == "PUBLISH" for verb in verbs] == [not kept for kept in with_history]
-    if again:
-        assert [command[-1] for command in said[1]] == [b"%d" % i for i, no in enumerate(refused) if no]
+    assert sorted(redis.bodies) == sorted(body for _, _, body, _, _ in outgoing)  # each once
+    for (topic, _, body, history, _), position in zip(outgoing, positions, strict=True):
+        if history.size:
+            assert redis.at[topic.channel("rt"), position] == body
+        else:
+            assert position is None
+    if not any(refused):
+        assert redis.bodies == [body for _, _, body, _, _ in outgoing]
+
+
+def test_neighbours_of_one_topic_share_a_call_of_the_script() -> None:
+    outgoing = [message(History(9), b"%d" % i) for i in range(RUN_MESSAGES + 1)]
+    first, second = next(COMMANDS.publish_many(outgoing))
+    assert (len(first), len(second)) == (3 + 7 + 3 * RUN_MESSAGES, 3 + 7 + 3)
+    big = [message(History(9), bytes(RUN_BYTES // 2)) for _ in range(3)]
+    assert len(next(COMMANDS.publish_many(big))) == 2
+
+
+class FakePublishes:
+    """Runs plain publishes and the script, and keeps what came."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.at: dict[tuple[str, Position], bytes] = {}
+        self.seqs: dict[str, int] = {}
+
+    def run(self, command: Sequence[Any]) -> object:
+        if command[0] == "PUBLISH":
+            self.bodies.append(command[2].partition(b"\n")[2])
+            return 0
+        channel = command[5]
+        for body in command[12::3]:
+            seq = self.seqs[channel] = self.seqs.get(channel, 0) + 1
+            self.at[channel, Position("a" * 16, seq)] = body
+            self.bodies.append(body)
+        return [b"a" * 16, self.seqs[channel]]
 
 
 def test_nothing_to_do_says_nothing() -> None:
