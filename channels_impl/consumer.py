@@ -31,6 +31,7 @@ from shim.core.wire import Position
 from shim.door import Handshake, connection_of, identified, look, refusal_of
 from shim.facility import Facility, topics_of
 from shim.handlers import acall, acall_at_door, log_failure, settled
+from shim.routing import reply_to
 from shim.visitor import Connection
 
 logger = logging.getLogger("realtime")
@@ -106,6 +107,8 @@ async def _entered(
             now=time.monotonic(),
             random=random.random(),
         )
+        reply = reply_to(handshake, visitor, served.node, settings)
+        quickly = reply.tally is not None and reply.is_quick(await served.bus.execute(*reply.tally))
         await served.subscribe(core, sink.confirmed)
         # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
         # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
@@ -120,11 +123,12 @@ async def _entered(
         line.take_over()
     try:
         subprotocol = SUBPROTOCOL if core.protocol is Protocol.V1 else None
-        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers]
+        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
     except BaseException:  # nothing can be refused any more, and a fault of the server's is not the facility's
         served.leave(core, Close.ABNORMAL)
         raise
-    return _Visit(served, found, visitor, core, sink, past, receive)
+    return _Visit(served, found, visitor, core, sink, past, quickly, receive)
 
 
 class _Sink:
@@ -186,6 +190,7 @@ class _Visit:
         core: CoreConnection,
         sink: _Sink,
         past: Iterable[ReadResult] | None,
+        quickly: bool,
         receive: ASGIReceiveCallable,
     ) -> None:
         self._process = served
@@ -194,6 +199,7 @@ class _Visit:
         self._core = core
         self._sink = sink
         self._past = past
+        self._quickly = quickly
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._ended: int = Close.ABNORMAL
@@ -202,7 +208,7 @@ class _Visit:
         core, sink = self._core, self._sink
         self._visitor.open(self._send_from_anywhere, self._close_from_anywhere)
         try:
-            await self._perform(self._process.accepted(core))
+            await self._perform(self._process.accepted(core, quickly=self._quickly))
             while (data := await self._next()) is not None:
                 await self._perform(core.received(data, time.monotonic()))
         finally:

@@ -130,10 +130,10 @@ class Process:
         except TimeoutError:
             raise RealtimeUnavailable(f"Redis did not confirm a subscription within {self.conf.timeout:g} s") from None
 
-    def accepted(self, connection: Connection) -> list[ConnectionEffect]:
-        """The handshake reply has been written."""
+    def accepted(self, connection: Connection, *, quickly: bool = False) -> list[ConnectionEffect]:
+        """The handshake reply has been written; for `quickly` see `Node.opened`."""
         now = time.monotonic()
-        self.node.opened(connection, now)
+        self.node.opened(connection, now, quickly=quickly)
         return connection.accepted(now)
 
     async def read_past(self, connection: Connection, resume: Mapping[str, Position]) -> list[ReadResult]:

@@ -43,6 +43,7 @@ from shim.door import (
 )
 from shim.facility import Facility, topics_of
 from shim.handlers import call, log_failure, settled
+from shim.routing import reply_to
 from shim.visitor import Connection
 
 logger = logging.getLogger("realtime")
@@ -130,18 +131,21 @@ def _entered(
             now=time.monotonic(),
             random=random.random(),
         )
+        reply = reply_to(handshake, visitor, served.node, settings)
+        quickly = reply.tally is not None and reply.is_quick(served.bus.execute(*reply.tally))
         served.subscribe(core, sink.confirmed)
         # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
         # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
         past = served.read_past(core, {}) if core.protocol is Protocol.RAW else None
-        transport.accept(start_response, subprotocol=SUBPROTOCOL if core.protocol is Protocol.V1 else None)
+        subprotocol = SUBPROTOCOL if core.protocol is Protocol.V1 else None
+        transport.accept(start_response, subprotocol=subprotocol, headers=reply.headers)
     except Exception as error:  # noqa: BLE001  # whatever it is becomes a refusal
         if core is not None:
             served.leave(core, Close.ABNORMAL)
         if isinstance(error, Refused):
             return Refusal(error.status, error.reason)
         return refusal_of(error, visitor, served.node)
-    return _Visit(served, found, visitor, core, transport, past)
+    return _Visit(served, found, visitor, core, transport, past, quickly)
 
 
 class _Sink:
@@ -182,6 +186,7 @@ class _Visit:
         core: CoreConnection,
         transport: Transport,
         past: Iterable[ReadResult] | None,
+        quickly: bool,
     ) -> None:
         self._process = served
         self._facility = found
@@ -189,12 +194,13 @@ class _Visit:
         self._core = core
         self._transport = transport
         self._past = past
+        self._quickly = quickly
 
     def serve(self) -> Iterable[bytes]:
         core, transport = self._core, self._transport
         self._visitor.open(core.sink.send, self._close)
         try:
-            self._perform(self._process.accepted(core))
+            self._perform(self._process.accepted(core, quickly=self._quickly))
             while (data := transport.receive()) is not None:
                 with self._process.lock:
                     effects = core.received(data, time.monotonic())

@@ -122,11 +122,11 @@ class Process:
         if not confirmed.wait(self.conf.timeout):
             raise RealtimeUnavailable(f"Redis did not confirm a subscription within {self.conf.timeout:g} s")
 
-    def accepted(self, connection: Connection) -> list[ConnectionEffect]:
-        """The handshake reply has been written."""
+    def accepted(self, connection: Connection, *, quickly: bool = False) -> list[ConnectionEffect]:
+        """The handshake reply has been written; for `quickly` see `Node.opened`."""
         now = time.monotonic()
         with self.lock:
-            self.node.opened(connection, now)
+            self.node.opened(connection, now, quickly=quickly)
             return connection.accepted(now)
 
     def read_past(self, connection: Connection, resume: Mapping[str, Position]) -> list[ReadResult]:

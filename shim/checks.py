@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands
 from django.db import Error as DatabaseError
 from django.db import router
+from django.utils.module_loading import import_string
 from waffle.utils import get_setting
 
 from shim.backends import made
@@ -39,7 +40,7 @@ _COOKIE_SESSIONS: Final = "django.contrib.sessions.backends.signed_cookies"
 
 @checks.register(TAG)
 def check_values(**_: Any) -> Found:
-    """The values of settings: E001, E002, E004, E005, E008 to E010, E012 to E016."""
+    """The values of settings: E001, E002, E004, E005, E008 to E010, E012 to E016, E021."""
     faults = read()[1]
     return [checks.Error(fault.message, hint=fault.hint, id=f"realtime.{fault.id}") for fault in faults]
 
@@ -169,6 +170,32 @@ def check_waffle(**_: Any) -> Found:
             id="realtime.W003",
         )
     ]
+
+
+@checks.register(TAG)
+def check_middleware(**_: Any) -> Found:
+    """Where the middleware stands that sets the cohort cookie (contract 8.4): W012."""
+    needed = "django.contrib.auth.middleware.AuthenticationMiddleware"
+    above: list[str] = []
+    for name in settings.MIDDLEWARE:
+        if name == "shim.middleware.CohortCookieMiddleware" and not any(_is_kind_of(needed, each) for each in above):
+            return [
+                checks.Warning(
+                    f"{name!r} stands above {needed!r} in MIDDLEWARE, or that is not there.",
+                    hint="Put it below: it takes everybody for anonymous whom nobody has signed in before.",
+                    id="realtime.W012",
+                )
+            ]
+        above.append(name)
+    return []
+
+
+def _is_kind_of(needed: str, name: str) -> bool:
+    try:
+        found = import_string(name)
+    except ImportError:
+        return False  # Django says so when it starts
+    return isinstance(found, type) and issubclass(found, import_string(needed))
 
 
 @checks.register(TAG)

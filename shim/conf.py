@@ -4,6 +4,7 @@ One set of rules serves two readers. `conf()` raises `ImproperlyConfigured` wher
 (`shim.checks`) report every `Fault` by its id, with a hint. Defaults are those of the contract.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -35,6 +36,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "REALTIME_FLAG": "realtime_channels",
     "REALTIME_FORCE_BACKEND": None,
     "REALTIME_WS_PATH": "/ws/",
+    "REALTIME_COHORT_COOKIE": "realtime_backend",
     "REALTIME_ALLOWED_ORIGINS": None,
     "REALTIME_MAX_MESSAGE_BYTES": MAX_MESSAGE_BYTES,
     "REALTIME_MAX_BACKLOG_BYTES": 1_048_576,
@@ -72,6 +74,7 @@ _PACE: Final = {
     "retry_after": (0.0, 3_600.0),
 }
 _MAY_BE_NONE: Final = frozenset({"fleet_moves"})
+_COOKIE_NAME: Final = re.compile(r"\w{1,64}", re.ASCII)  # nginx reads it as `$cookie_<name>`
 _RECONNECT: Final = ("base_ms", "cap_ms", "spread_ms")
 _ENTRY: Final = ("BACKEND", "URL", "OPTIONS")
 
@@ -98,6 +101,7 @@ class Conf:
         flag: name of the waffle flag (`REALTIME_FLAG`).
         force_backend: the backend for everybody, above the flag (`REALTIME_FORCE_BACKEND`, contract 8.6).
         ws_path: path under which facilities are served (`REALTIME_WS_PATH`).
+        cohort_cookie: name of the cookie that a front door routes by, None for none (`REALTIME_COHORT_COOKIE`, 8.4).
         max_message: bytes (`REALTIME_MAX_MESSAGE_BYTES`, contract 4.2).
         max_backlog: bytes that may wait for one connection (`REALTIME_MAX_BACKLOG_BYTES`, contract 7.2).
         history: the default for facilities (`REALTIME_HISTORY_SIZE`, `REALTIME_HISTORY_TTL`, contract 5.1).
@@ -112,6 +116,7 @@ class Conf:
     flag: str
     force_backend: Cohort | None
     ws_path: str
+    cohort_cookie: str | None
     max_message: int
     max_backlog: int
     history: History
@@ -163,6 +168,7 @@ def read() -> tuple[Conf, Sequence[Fault]]:
         flag=reader.flag(),
         force_backend=reader.force_backend(),
         ws_path=reader.ws_path(),
+        cohort_cookie=reader.cohort_cookie(),
         max_message=max_message,
         max_backlog=reader.whole("REALTIME_MAX_BACKLOG_BYTES"),
         history=reader.history(),
@@ -192,6 +198,7 @@ _HINTS: Final = {
     "E014": "Give hosts as in ALLOWED_HOSTS: ['example.com', '.example.org'], without scheme and port.",
     "E015": f"It may have {', '.join((*_LIMITS, 'reconnect'))}; see docs/reference/settings.md.",
     "E016": f"It may have {', '.join(_PACE)}; see docs/reference/settings.md.",
+    "E021": "Give up to 64 ASCII letters, digits and '_', and no name that Django uses; or None for no cookie.",
 }
 
 
@@ -275,6 +282,14 @@ class _Reader:
             return path
         self.fault("E012", f"REALTIME_WS_PATH is no path of that form: {shown(path)}.")
         return str(DEFAULTS["REALTIME_WS_PATH"])
+
+    def cohort_cookie(self) -> str | None:
+        name = _value("REALTIME_COHORT_COOKIE") or None
+        taken = (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME, "realtime_anonymous")
+        if name is None or (isinstance(name, str) and _COOKIE_NAME.fullmatch(name) and name not in taken):
+            return name
+        self.fault("E021", f"REALTIME_COHORT_COOKIE is no name for a cookie of its own: {shown(name)}.")
+        return str(DEFAULTS["REALTIME_COHORT_COOKIE"])
 
     def history(self) -> History:
         try:

@@ -2,8 +2,6 @@
 
 import logging
 import random
-import secrets
-from dataclasses import replace
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -17,18 +15,18 @@ from shim.core.errors import shown
 from shim.core.protocol import SUBPROTOCOL
 from shim.facility import facilities, facility
 from shim.rollout import current
-from shim.visitor import ANONYMOUS_COOKIE, identify
+from shim.routing import anonymous, name_visitor, tell
+from shim.visitor import identify
 
 logger = logging.getLogger("realtime")
-
-_A_YEAR = 365 * 86_400
 
 
 @require_GET
 def endpoint(request: HttpRequest) -> HttpResponse:
     """Say which backend serves whoever asks, and how to come back when a connection is lost.
 
-    Somebody without a user or session gets a cookie with a random id, so that the answer stays the same (contract 8.1).
+    Somebody without a user or session gets a cookie with a random id, so that the answer stays the same (contract 8.1),
+    and everybody the cookie that a front door routes by, where theirs says something else (8.4).
     """
     name = request.GET.get("facility", "")
     if facility(name) is None:
@@ -44,8 +42,7 @@ def endpoint(request: HttpRequest) -> HttpResponse:
             logger.exception("cannot tell who asks for the endpoint: the session store or the database failed")
             return _unavailable()
         if subject.key is None:
-            fresh = secrets.token_urlsafe(12)
-            subject = replace(subject, anonymous=fresh)
+            subject = fresh = anonymous(subject)
         cohort = state.cohort(subject) or LEGACY
     response = JsonResponse(
         {
@@ -57,9 +54,8 @@ def endpoint(request: HttpRequest) -> HttpResponse:
     )
     _not_kept(response)
     if fresh is not None:
-        response.set_cookie(
-            ANONYMOUS_COOKIE, fresh, max_age=_A_YEAR, httponly=True, samesite="Lax", secure=request.is_secure()
-        )
+        name_visitor(response, request, fresh)
+    tell(response, request, cohort)
     return response
 
 

@@ -19,7 +19,7 @@ from django.http import HttpRequest, QueryDict, parse_cookie
 from django.http.request import validate_host
 
 from shim.backends import backend
-from shim.conf import Conf
+from shim.conf import Conf, conf
 from shim.core.cohorts import CHANNELS, LEGACY
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Elsewhere
@@ -184,15 +184,22 @@ def connection_of(
 
 
 def _elsewhere(handshake: Handshake, facility: str, node: Node) -> Elsewhere | None:
-    """Where a move would lead (contract 8.3): what discovery says of the other backend; None where it could not."""
+    """Where a move would lead (contract 8.3): what discovery says of the other backend; None where it could not.
+
+    Also None where both have one address, behind a front door that routes by a cookie: what sets that cookie is the
+    endpoint, which a client asks when it has been closed.
+    """
     other = LEGACY if node.backend == CHANNELS else CHANNELS
+    request = request_of(handshake)
     try:
-        return Elsewhere(other, backend(other).url(facility, _request(handshake)))
+        there = backend(other).url(facility, request)
+        is_here = node.backend in conf().backends and backend(node.backend).url(facility, request) == there
+        return None if is_here else Elsewhere(other, there)
     except (KeyError, ImportError, DisallowedHost):  # system checks and discovery complain about these
         return None
 
 
-def _request(handshake: Handshake) -> HttpRequest:
+def request_of(handshake: Handshake) -> HttpRequest:
     """The handshake as Django sees a request, so that its settings decide about host and scheme behind a proxy."""
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in handshake.headers.items()}
     return WSGIRequest(

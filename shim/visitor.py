@@ -93,16 +93,29 @@ def identify(cookies: Mapping[str, str]) -> Identity:
     members: list[tuple[Any, str]] = []
     if user.is_authenticated and hasattr(user, "groups"):
         members = list(user.groups.order_by("name").values_list("pk", "name"))
-    anonymous = cookies.get(ANONYMOUS_COOKIE, "")
-    subject = Subject(
+    groups = frozenset(str(pk) for pk, _ in members)
+    subject = subject_of(user, session_key, anonymous_id(cookies), groups)
+    return Identity(user, session_key, tuple(name for _, name in members), subject)
+
+
+def subject_of(
+    user: Any, session_key: str | None, anonymous: str | None, groups: frozenset[str] = frozenset()
+) -> Subject:
+    """Whose cohort is asked, from what Django knows."""
+    return Subject(
         user=str(user.pk) if user.is_authenticated else None,
         session=session_key,
-        anonymous=anonymous if _ANONYMOUS_ID.fullmatch(anonymous) else None,
+        anonymous=anonymous,
         staff=bool(getattr(user, "is_staff", False)),
         superuser=bool(getattr(user, "is_superuser", False)),
-        groups=frozenset(str(pk) for pk, _ in members),
+        groups=groups,
     )
-    return Identity(user, session_key, tuple(name for _, name in members), subject)
+
+
+def anonymous_id(cookies: Mapping[str, str]) -> str | None:
+    """The id in the anonymous cookie; None where there is none, or none of ours."""
+    found = cookies.get(ANONYMOUS_COOKIE, "")
+    return found if _ANONYMOUS_ID.fullmatch(found) else None
 
 
 class Connection:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-PACKAGES: Final[Mapping[str, Path]] = {"chromium": Path("/usr/bin/chromium")}
+PACKAGES: Final[Mapping[str, Path]] = {"chromium": Path("/usr/bin/chromium"), "nginx": Path("/usr/sbin/nginx")}
 TIMEOUT: Final = 300.0  # seconds for one command
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as LinkLost
 from redis.exceptions import NoScriptError, ResponseError
 
-from shim.bus import flag, moves
+from shim.bus import flag, moves, tally
 from shim.bus.commands import Argument, Command, Outgoing
 from shim.bus.scripts import PUBLISH, READ
 from shim.core.errors import shown
@@ -149,6 +149,7 @@ class MemoryRedis:
         self._metas: dict[str, _Meta] = {}
         self._logs: dict[str, _Log] = {}
         self._hashes: dict[str, dict[str, str]] = {}
+        self._tallies: dict[str, tuple[int, int]] = {}  # count, and when it ends
         self._published = 0
         self._scripts: dict[str, Callable[..., object]] = {
             PUBLISH.sha: self._publish,
@@ -157,6 +158,7 @@ class MemoryRedis:
             READ.text: self._read,
             flag.NUMBER: self._number_flag,
             flag.PUBLISH: self._publish_flag,
+            tally.COUNT: self._count,
             moves.ANNOUNCE: self._announce,
         }
 
@@ -184,6 +186,7 @@ class MemoryRedis:
             self._metas.clear()
             self._logs.clear()
             self._hashes.clear()
+            self._tallies.clear()
 
     # What a client does
 
@@ -347,6 +350,13 @@ class MemoryRedis:
             total = int(fields["next"])
         fields.update(round=str(round), now=str(total), next=str(place + wanted))
         return [round, elapsed, total, place]
+
+    def _count(self, key: str, ttl: int) -> object:
+        now = self._now()
+        self._tallies = {name: each for name, each in self._tallies.items() if each[1] > now}
+        count = self._tallies.get(key, (0, 0))[0] + 1
+        self._tallies[key] = (count, now + ttl)
+        return count
 
     # Inside
 

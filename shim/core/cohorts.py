@@ -132,6 +132,14 @@ class Snapshot:
         text = json.dumps(self._contents(), sort_keys=True, separators=(",", ":"))
         return sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def everybodys(self) -> Cohort | None:
+        """The cohort of every subject, so that nobody need be looked up; None where it depends on the subject."""
+        if self.exists and self.everyone is not None:
+            return CHANNELS if self.everyone else LEGACY
+        asks = self.percent or self.superusers or self.staff or self.authenticated or self.users or self.groups
+        return None if self.exists and asks else LEGACY
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object that carries this snapshot; plain types only, lists sorted."""
         return {**self._contents(), "version": list(self.version)}

@@ -40,7 +40,7 @@ class Pace:
             before the flip: it is told within `move_least`, like those that were there.
         arrival, arrival_spread: a connection that arrives at the other cohort's backend long after a flip is moved
             this much later, plus a random part. A wrong address is never an error (1.4), and a client that cannot
-            be told a better one must not be sent round in circles.
+            be told a better one must not be sent round in circles. One that was told goes within `move_least` (8.4).
         drain: the window in which a stopping process closes its connections (9.1: 30 s at most).
         retry_after: least seconds that a refused client is told to stay away; the most is twice that.
     """
@@ -125,15 +125,20 @@ class Node:
         """Whole seconds for `Retry-After`, spread so that the refused do not come back together."""
         return round(self.pace.retry_after * (1.0 + self._random()))
 
-    def opened(self, connection: Connection, now: float) -> None:
-        """A handshake was accepted."""
+    def opened(self, connection: Connection, now: float, *, quickly: bool = False) -> None:
+        """A handshake was accepted.
+
+        Args:
+            quickly: if it came to the wrong backend, it has been told the right one, and will go there when it is
+                closed (contract 8.4).
+        """
         self.connections[connection.id] = connection
         if self.draining:
             self._let_go(connection.id, now + max(0.0, self.drained_by - now) * self._random())
         elif self._is_elsewhere(connection):
             if now < self._flip_until:  # it asked where to go before the flip, and came after it
                 self._let_go(connection.id, now + (self._flip_until - now) * self._random())
-            elif connection.protocol is Protocol.V1 and now < self._stale_until:
+            elif quickly or (connection.protocol is Protocol.V1 and now < self._stale_until):
                 self._let_go(connection.id, now + self.pace.move_least * self._random())
             else:
                 self._let_go(connection.id, now + self.pace.arrival + self.pace.arrival_spread * self._random())

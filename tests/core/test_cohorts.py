@@ -222,6 +222,34 @@ class TestSnapshot:
                 flag(**{what: longest | {"x"}})
 
 
+class TestEverybodys:
+    @given(
+        exists=st.booleans(),
+        everyone=st.sampled_from([None, True, False]),
+        percent=st.sampled_from([0, 1, BUCKETS]),
+        lists=st.lists(st.sampled_from(["superusers", "staff", "authenticated", "users", "groups"])),
+        asked=st.builds(
+            Subject,
+            user=st.sampled_from([None, "1", "2"]),
+            session=st.sampled_from([None, "s"]),
+            staff=st.booleans(),
+            superuser=st.booleans(),
+        ),
+    )
+    def test_is_what_anybody_gets(
+        self, exists: bool, everyone: bool | None, percent: int, lists: list[str], asked: Subject
+    ) -> None:
+        listed: dict[str, Any] = {name: name in lists for name in ("superusers", "staff", "authenticated")}
+        listed |= {name: frozenset({"1"} if name in lists else ()) for name in ("users", "groups")}
+        snapshot = Snapshot("f", exists=exists, everyone=everyone, percent=percent, **listed)
+        if snapshot.everybodys is None:
+            assert exists
+            assert everyone is None
+            assert percent or lists
+        else:
+            assert cohort(snapshot, asked) == snapshot.everybodys
+
+
 class TestState:
     def test_unknown_until_the_flag_store_is_reached(self) -> None:  # contract 8.2
         state = FlagState(FLAG)

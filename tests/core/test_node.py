@@ -272,6 +272,21 @@ class TestArrivals:
         world.run(9.1)
         assert {each.id for each in late} <= set(world.gone)
 
+    def test_who_was_told_a_better_address_goes_soon(self) -> None:
+        # contract 8.4
+        world = World()
+        world.turn(everyone=True)
+        world.run(PACE.stale + 0.1)
+        for made in world.open(20):
+            world.node.opened(made, world.now, quickly=True)
+        world.run(PACE.move_least + 0.1)
+        assert len(world.gone) == 20
+        world.turn(everyone=False)
+        (right,) = world.open()
+        world.node.opened(right, world.now, quickly=True)
+        world.run(100.0)
+        assert right.id not in world.gone
+
     def test_who_arrives_where_it_belongs_stays(self) -> None:
         world = World()
         world.turn(percent=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command, get_commands
@@ -121,6 +122,10 @@ class TestValues:
             ("E016", {"REALTIME_PACE": {"moves": True}}),
             ("E016", {"REALTIME_PACE": {"move_least": 31}}),
             ("E016", {"REALTIME_PACE": {"drain": 31}}),  # contract 9.1
+            *(
+                ("E021", {"REALTIME_COHORT_COOKIE": value})
+                for value in (7, True, "a-b", "é", "a b", "x" * 65, "sessionid", "csrftoken", "realtime_anonymous")
+            ),
         ],
         ids=str,
     )
@@ -316,7 +321,7 @@ class TestSessions:
 
     def test_without_users(self) -> None:
         with apps("django.contrib.contenttypes", "django.contrib.sessions", "shim"):
-            assert ids() == ["E011", "E017"]
+            assert sorted(ids()) == ["E011", "E017"]  # Django keeps checks in a set
 
 
 class TestRunserver:
@@ -332,6 +337,25 @@ class TestRunserver:
     def test_it_is_not_asked_for_where_it_is_not_installed(self) -> None:
         with apps("django.contrib.staticfiles", *USUAL):
             assert ids(STATIC_URL="static/") == []
+
+
+class TestMiddleware:
+    # contract 8.4
+
+    AUTH = "django.contrib.auth.middleware.AuthenticationMiddleware"
+    OURS = "shim.middleware.CohortCookieMiddleware"
+
+    def test_stands_below_who_knows_who_is_there(self) -> None:
+        for wrong in ([self.OURS], [self.OURS, self.AUTH], ["nowhere.Middleware", self.OURS, self.AUTH]):
+            assert "AuthenticationMiddleware" in the("W012", MIDDLEWARE=wrong).msg
+        derived = "django.contrib.auth.middleware.RemoteUserMiddleware"  # is no authentication of its own
+        assert ids(MIDDLEWARE=[derived, self.OURS]) == ["W012"]
+        for right in ([], [self.AUTH, self.OURS], [f"{__name__}.OwnAuthentication", self.OURS]):
+            assert ids(MIDDLEWARE=right) == []
+
+
+class OwnAuthentication(AuthenticationMiddleware):
+    """A project's own."""
 
 
 class TestOrigins:

@@ -135,7 +135,7 @@ class TestCohort:
         flag(authenticated=True)
         response = ask(client)
         assert response.json()["backend"] == "channels"
-        assert response.cookies == {}  # a user is subject enough
+        assert ANONYMOUS_COOKIE not in response.cookies  # a user is subject enough
         assert ask().json()["backend"] == "legacy"
 
     def test_of_somebody_unknown_is_by_a_cookie_and_stays(self) -> None:
@@ -174,6 +174,15 @@ class TestCohort:
         response = ask(client)
         assert ANONYMOUS_COOKIE in response.cookies
         assert response.json()["backend"] == "channels"
+
+    def test_the_front_door_is_told(self) -> None:
+        # contract 8.4: no cookie is legacy
+        client = Client()
+        assert "realtime_backend" not in ask(client).cookies
+        for everyone, backend in ((True, "channels"), (False, "legacy")):
+            flag(everyone=everyone)
+            assert ask(client).cookies["realtime_backend"].value == backend
+            assert ask(client).cookies == {}
 
     def test_a_session_without_a_user_is_a_subject(self) -> None:
         client = Client()

@@ -263,6 +263,11 @@ class TestElsewhere:
 
     def moved(self, handshake: Handshake, facility: str = "calls") -> dict[str, Any]:
         """What a v1 client is told when it has to move."""
+        (said,) = self.told(handshake, facility)
+        return said
+
+    def told(self, handshake: Handshake, facility: str = "calls") -> list[dict[str, Any]]:
+        """The same; nothing where it is closed."""
         sink = Sink()
         core = connection_of(
             visitor(facility=facility, protocol=Protocol.V1),
@@ -280,8 +285,17 @@ class TestElsewhere:
         core.joined({}, {})
         sink.frames.clear()
         core.move(4.0)
-        (said,) = sink.said
-        return said
+        return sink.said
+
+    @pytest.mark.parametrize("url", ["", "ws://front.example.com/ws/"])
+    def test_is_nowhere_where_both_have_one_address(self, url: str) -> None:
+        # Behind a front door that routes by a cookie: closed, it asks the endpoint, which sets that cookie (8.4).
+        both = {
+            "legacy": {"BACKEND": "legacy_ws4redis.backend.LegacyBackend", "URL": url},
+            "channels": {"BACKEND": "channels_impl.backend.ChannelsBackend", "URL": url},
+        }
+        with override_settings(REALTIME=both, ALLOWED_HOSTS=["example.com"]):
+            assert self.told(handshake(host="example.com")) == []
 
     @pytest.mark.parametrize("facility", ["calls", "é/ü", "日本", "a b?#"])
     def test_is_where_discovery_says_that_the_other_backend_is(self, facility: str) -> None:
