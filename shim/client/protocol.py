@@ -338,8 +338,7 @@ class Session:
         self.url = crossing.url
         self._heartbeat = HEARTBEAT
         told, gaps = self._begin(ready, crossing.asked)
-        self._opened_at = now
-        self._heard(now)
+        self._heard(now)  # `_opened_at` stays: it is connected without a break, and a move is no sign of trouble
         self.counters.connects += 1
         self.counters.moved += 1
         moved = Moved(ready.backend, self.url, ready.connection, told, ready.recovered)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shim.client.effects import Deliver, Dial, Drop, Effect, Leave, Probe, Settle, State, Tell, Transmit
 from shim.client.events import Gap, Lost, Moved, MoveFailed, Moving
 from shim.client.moves import LONGEST
-from shim.client.protocol import Session
+from shim.client.protocol import LIVED, Session
 from shim.core.wire import Position
 from tests.client.test_protocol import TOPICS, Observer, frame, message, ready
 
@@ -54,6 +54,21 @@ def switched(machine: Session, now: float = 0.0, **told: Any) -> int:
 
 def events(effects: Iterable[Effect]) -> list[Any]:
     return [effect.event for effect in effects if isinstance(effect, Tell)]
+
+
+def test_a_move_is_no_sign_of_trouble() -> None:
+    """Who has been connected for long enough begins its backoff anew, however often it was moved meanwhile."""
+    machine = Session(v1=True, random=lambda: 0.5)
+    for _ in range(5):
+        machine.connecting()
+        machine.failed("refused")
+    longest = machine.delay
+    machine.connecting()
+    machine.opened(0.0, URLS["legacy"])
+    machine.received(ready({"user": ["e", 0]}), 0.0)
+    machine.lost(1000, "left", LIVED - 1.0, link=switched(machine, LIVED - 1.0))
+    machine.lost(1006, "", LIVED)
+    assert machine.delay == machine.pace.base * 0.5 < longest
 
 
 class System:

@@ -78,6 +78,23 @@ test("a move that fails: the client stays, and says so", async () => {
   }
 });
 
+test("a move is no sign of trouble: who was connected for long begins its backoff anew", async () => {
+  const world = new World();
+  for (let i = 0; i < 5; i++) {
+    await settle();
+    world.socket.end(1006);
+    await world.pass(world.delay);
+  }
+  const old = await world.open();
+  await world.pass(9_000);
+  old.move();
+  world.socket.shake();
+  world.socket.ready({ user: ["e", 0] }, { user: true });
+  await world.pass(1_000);
+  world.socket.end(1006);
+  assert.equal(world.delay, 250);
+});
+
 test("from wss only to wss", async () => {
   const world = new World();
   world.endpoint.url = "wss://legacy/ws/calls";

@@ -471,7 +471,7 @@ export class RealtimeClient {
     before.timer = this.#options.setTimeout(() => this.#late(before), Math.max(link.deadline - this.#options.now(), 0));
     this.#beside = before;
     this.url = link.url;
-    link.openedAt = this.#options.now();
+    link.openedAt = before.openedAt; // connected without a break: a move is no sign of trouble
     this.counters.connects++;
     this.counters.moved++;
     this.#heard();
