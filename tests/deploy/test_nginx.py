@@ -180,7 +180,8 @@ def test_v1_clients_are_told_where_to_go(nginx: Nginx, turn: Callable[[int], Non
             while client.backend != home:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-        assert (client.counters.moved, client.counters.losses) == (2, 0)
+        assert client.counters.losses == 0
+        assert client.counters.moved >= 2  # or once more: it may have asked just after the flag was turned
 
 
 @pytest.mark.parametrize("gone", [LEGACY, CHANNELS])
