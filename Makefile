@@ -14,6 +14,8 @@ help: ## this list
 
 #: HEADLESS   1: no page and no live screen, `make demo` ends by itself (demo)
 #: DURATION   seconds of traffic (demo)
+#: FAULTS     1: 20 flips, 6 killed workers and 2 restarts of Redis in a minute (demo)
+#: CLIENTS    so many v1 and so many raw ones, as 500+200; default 40+24 (demo)
 #: PORT_BASE  first of three ports; default 8000 (demo, serve)
 #: REDIS_URL  use this Redis instead of the embedded Valkey (demo, serve)
 #: PYTHON     the Python that .venv is made with; default: the newest suitable one found

@@ -2,19 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Final, Literal
 
 from demo.ledger import Account, Count, Ledger, RawAccount, id_of
-from demo.people import PEOPLE
+from demo.people import PEOPLE, Person
+from demo.script import Fault, Flip, Kill
 from demo.stack import LEGACY, Stack
-from shim.client import AsyncClient, ClientError, Connected, Event, Moved, Received
+from shim.client import AsyncClient, ClientError, Connected, Event, Lost, Moved, Received
 from shim.core.names import Audience, Everyone, Group, Session, Topic, User
+from shim.core.protocol import Close
 
-STRANGERS: Final = 16
-OPEN_TIMEOUT: Final = 30.0
+V1: Final = 40
+RAW: Final = 24
+STRANGERS: Final = 8  # of each protocol, before people open more tabs
+OPEN_TIMEOUT: Final = 60.0
+OPENING: Final = 50  # at a time: nobody's patience is spent in a queue at the door
+
+type Protocol = Literal["v1", "raw"]
 
 
 class Member:
@@ -26,17 +33,21 @@ class Member:
         protocol: what it speaks.
         audiences: who it is: what it has to be subscribed to.
         cookies: its session.
-        landed: called with the moment, each time that it has come to another backend than before.
+        landed: called when it has come to another backend than before.
+        cut, returned: called when its connection has broken without a close frame, and when it has one again.
     """
 
     def __init__(
         self,
         endpoint: str,
         facility: str,
-        protocol: Literal["v1", "raw"],
+        protocol: Protocol,
         audiences: Iterable[Audience],
         cookies: Mapping[str, str],
-        landed: Callable[[float], None],
+        *,
+        landed: "Callable[[Member], None]",
+        cut: "Callable[[Member], None]",
+        returned: "Callable[[Member], None]",
     ) -> None:
         self.protocol = protocol
         self.backend: str | None = None
@@ -53,6 +64,9 @@ class Member:
             on_event=self._on_event,
         )
         self._landed = landed
+        self._cut = cut
+        self._returned = returned
+        self._is_away = False
 
     async def live(self) -> None:
         """Take messages until the client is closed."""
@@ -79,37 +93,27 @@ class Member:
             self.account.took(id_of(message.value))
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, Lost):
+            if event.code == Close.ABNORMAL and not self._is_away:
+                self._is_away = True
+                self._cut(self)
+            return
         if not isinstance(event, (Connected, Moved)):
             return
-        now = time.monotonic()
         if isinstance(self.account, RawAccount):
-            self.account.opened(now)
+            self.account.opened(time.monotonic())
         else:
             try:
                 self.account.ready(event.topics)
             except ValueError as error:
                 self.problem = str(error)
         before, self.backend = self.backend, event.backend
+        if self._is_away:
+            self._is_away = False
+            self._returned(self)
         if before not in (None, event.backend):
             self.moves += 1
-            self._landed(now)
-
-
-@dataclass(slots=True)
-class Flip:
-    """A change of the flag, and who moved after it; moments of the monotonic clock."""
-
-    percent: int
-    saved: float
-    landings: list[float] = field(default_factory=list)
-
-    @property
-    def first_ms(self) -> int | None:
-        return round((min(self.landings) - self.saved) * 1000) if self.landings else None
-
-    @property
-    def last_ms(self) -> int | None:
-        return round((max(self.landings) - self.saved) * 1000) if self.landings else None
+            self._landed(self)
 
 
 class Crowd:
@@ -118,32 +122,42 @@ class Crowd:
     Args:
         stack: where they connect to.
         sessions: session keys by person.
+        v1, raw: how many of each protocol.
+
+    Attributes:
+        flips, faults: what was done to the system so far, and whom it moved or hit.
     """
 
-    def __init__(self, stack: Stack, sessions: Mapping[str, str]) -> None:
+    def __init__(self, stack: Stack, sessions: Mapping[str, str], *, v1: int = V1, raw: int = RAW) -> None:
         self.members: list[Member] = []
         self.flips: list[Flip] = []
+        self.faults: list[Fault] = []
+        self._hit: dict[Member, Fault] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._endpoints = [f"{http}/realtime/endpoint" for http in stack.http.values()]
-        for person in PEOPLE:
-            session = sessions[person.name]
-            audiences: list[Audience] = [
-                Everyone(),
-                User(person.name),
-                *(Group(name) for name in person.groups),
-                Session(session),
-            ]
-            self._add("calls", "v1", audiences, {"sessionid": session})
-            self._add("lobby", "v1", audiences, {"sessionid": session})
-            self._add("calls", "raw", audiences, {"sessionid": session})
-        for number in range(STRANGERS):
-            self._add("lobby", "raw" if number % 2 else "v1", [Everyone()], {})
+        for facility, person in islice(_seats(("calls", "lobby")), v1):
+            self._add(facility, "v1", person, sessions)
+        for facility, person in islice(_seats(("calls",)), raw):
+            self._add(facility, "raw", person, sessions)
 
-    def _add(
-        self, facility: str, protocol: Literal["v1", "raw"], audiences: list[Audience], cookies: dict[str, str]
-    ) -> None:
-        endpoint = self._endpoints[len(self.members) % len(self._endpoints)]  # either server knows the way
-        self.members.append(Member(endpoint, facility, protocol, audiences, cookies, self._on_landing))
+    def _add(self, facility: str, protocol: Protocol, person: Person | None, sessions: Mapping[str, str]) -> None:
+        audiences: list[Audience] = [Everyone()]
+        cookies = {}
+        if person is not None:
+            session = cookies["sessionid"] = sessions[person.name]
+            audiences += [User(person.name), *(Group(name) for name in person.groups), Session(session)]
+        self.members.append(
+            Member(
+                self._endpoints[len(self.members) % len(self._endpoints)],  # either server knows the way
+                facility,
+                protocol,
+                audiences,
+                cookies,
+                landed=self._on_landing,
+                cut=self._on_cut,
+                returned=self._on_return,
+            )
+        )
 
     async def open(self) -> None:
         """Connect them all.
@@ -151,9 +165,15 @@ class Crowd:
         Raises:
             ClientError: one of them cannot.
         """
+        door = asyncio.Semaphore(OPENING)
+
+        async def come(member: Member) -> None:
+            async with door:
+                await member.client.open()
+
         async with asyncio.TaskGroup() as group:
             for member in self.members:
-                group.create_task(member.client.open())
+                group.create_task(come(member))
         self._tasks = [asyncio.create_task(member.live()) for member in self.members]
 
     async def close(self) -> None:
@@ -175,9 +195,31 @@ class Crowd:
     def moved_back(self) -> bool:
         return self.on(LEGACY) == len(self.members)
 
-    def _on_landing(self, now: float) -> None:
+    def _on_landing(self, member: Member) -> None:
         if self.flips:
-            self.flips[-1].landings.append(now)
+            self.flips[-1].landings[member.protocol].append(time.monotonic())
+
+    def _on_cut(self, member: Member) -> None:
+        kills = [fault for fault in self.faults if fault.act == Kill(member.backend or "")]
+        if kills:
+            kills[-1].cut[member.protocol] += 1
+            self._hit[member] = kills[-1]
+
+    def _on_return(self, member: Member) -> None:
+        if (fault := self._hit.pop(member, None)) is not None:
+            fault.returns.append(time.monotonic())
+
+
+def _seats(facilities: tuple[str, ...]) -> Iterator[tuple[str, Person | None]]:
+    """Who connects to what, without end: the people to each facility, strangers, then in turn a stranger and a tab."""
+    for person in PEOPLE:
+        for facility in facilities:
+            yield facility, person
+    for _ in range(STRANGERS):
+        yield "lobby", None
+    for facility, person in zip(cycle(facilities), cycle(PEOPLE), strict=False):
+        yield "lobby", None
+        yield facility, person
 
 
 async def newcomer(endpoint: str, backend: str) -> float:

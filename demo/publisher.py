@@ -94,7 +94,7 @@ class Publisher:
             try:
                 work()
             except (Answered, OSError, http.client.HTTPException, RealtimeUnavailable) as error:
-                self._say({"failed": f"{type(error).__name__}: {error}"})
+                self._say({"failed": f"{type(error).__name__}: {error}", "at": time.monotonic()})
 
     def _act(self) -> None:
         """One thing that people do in the room."""

@@ -1,5 +1,6 @@
 """What `make demo` shows while it runs, and the summary: rich in a terminal, plain lines elsewhere."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,12 +11,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from demo.crowd import Flip
 from demo.ledger import Count
+from demo.script import Fault, Flip
 
 COLOURS: Final = {"legacy": "dark_orange", "channels": "turquoise2"}
 FRAMES_A_SECOND: Final = 8
 LINE_SECONDS: Final = 2.0
+LINE_WIDTH: Final = 120  # where there is no terminal
+SHOWN_FLIPS: Final = 8
 
 
 @dataclass(slots=True)
@@ -46,7 +49,7 @@ class Screen:
 
     def __init__(self, page: str, *, live: bool) -> None:
         self._page = page
-        self.console = Console(stderr=not live)
+        self.console = Console(stderr=not live, width=None if sys.stderr.isatty() else LINE_WIDTH)
         self._live = Live(console=self.console, refresh_per_second=FRAMES_A_SECOND) if live else None
         self._next_line = 0.0
 
@@ -102,14 +105,12 @@ def picture(view: View, page: str) -> RenderableType:
     moves = Table.grid(padding=(0, 2), expand=True)
     for width in (14, 14, None, 22):
         moves.add_column(width=width, ratio=None if width else 1)
-    before = 0
-    for flip in view.flips:
-        done = len(flip.landings)
-        aim = _aim(flip, before, view)
+    for flip in view.flips[-SHOWN_FLIPS:]:
+        done = flip.moved
+        aim = _aim(flip, view)
         bar = ProgressBar(max(aim, done, 1), done, complete_style="magenta", finished_style="green")
         last = "" if flip.last_ms is None else f"last after {flip.last_ms / 1000:.1f} s"
-        moves.add_row(f"{before:3d} → {flip.percent:3d} %", f"{done:3d} moved", bar, Text(last, style="dim"))
-        before = flip.percent
+        moves.add_row(f"{flip.before:3d} → {flip.percent:3d} %", f"{done:3d} moved", bar, Text(last, style="dim"))
 
     clock = ProgressBar(view.duration, min(view.elapsed, view.duration), complete_style="white", finished_style="white")
     head = Table.grid(padding=(0, 2), expand=True)
@@ -120,13 +121,15 @@ def picture(view: View, page: str) -> RenderableType:
     return Panel(Group(*parts), title="realtime shim: two live backends, one API", subtitle=page, padding=(1, 2))
 
 
-def _aim(flip: Flip, before: int, view: View) -> int:
+def _aim(flip: Flip, view: View) -> int:
     """How many this flip should move, near enough for a bar; which they are is up to the flag's draw."""
-    return round(view.members * abs(flip.percent - before) / 100)
+    return round(view.members * abs(flip.percent - flip.before) / 100)
 
 
-def summary(counts: dict[str, tuple[int, Count]], flips: list[Flip]) -> RenderableType:
-    """The tables at the end: what each protocol's clients got, and what each flip did."""
+def summary(
+    counts: dict[str, tuple[int, Count]], flips: list[Flip], faults: list[Fault], started: float
+) -> RenderableType:
+    """The tables at the end: what each protocol's clients got, and what each flip and each fault did."""
     table = Table(title="messages", title_justify="left", title_style="bold")
     for column in ("clients", "", "expected", "delivered", "lost", "doubled", "out of order", "unexpected"):
         table.add_column(column, justify="left" if column in ("clients", "") else "right")
@@ -135,18 +138,41 @@ def summary(counts: dict[str, tuple[int, Count]], flips: list[Flip]) -> Renderab
         styles = ["red" if number and name == "v1" else "" for number in bad]
         cells = [Text(str(number), style=style) for number, style in zip(bad, styles, strict=True)]
         table.add_row(name, str(clients), f"{count.expected:,}", f"{count.delivered:,}", *cells)
-    turns = Table(title="flag", title_justify="left", title_style="bold")
-    for column in ("turned", "moved", "first after", "last after"):
-        turns.add_column(column, justify="left" if column == "turned" else "right")
-    before = 0
-    for flip in flips:
-        times = ["" if ms is None else f"{ms} ms" for ms in (flip.first_ms, flip.last_ms)]
-        turns.add_row(f"{before} → {flip.percent} %", str(len(flip.landings)), *times)
-        before = flip.percent
     note = Text(
         "v1 clients move without a break: they leave one backend when the other is ready. Raw clients have no "
         "positions: what is sent while one of them moves is lost to it, and the last message of each topic comes again "
         "when it is back. Lost, doubled and out of order in DEMO are those of v1.",
         style="dim",
     )
-    return Group(table, turns, note)
+    return Group(table, _turns(flips, started), *([_strikes(faults, started)] if faults else ()), note)
+
+
+def _turns(flips: list[Flip], started: float) -> Table:
+    turns = _table("flag", ("at", "turned", "moved", "v1", "raw", "first after", "last after"))
+    for flip in flips:
+        who = [str(len(flip.landings[protocol])) for protocol in ("v1", "raw")]
+        turn = f"{flip.before} → {flip.percent} %"
+        turns.add_row(f"{flip.at - started:.1f} s", turn, str(flip.moved), *who, _ms(flip.first_ms), _ms(flip.last_ms))
+    return turns
+
+
+def _strikes(faults: list[Fault], started: float) -> Table:
+    strikes = _table("faults", ("at", "what", "there again", "cut", "v1", "raw", "first back", "last back", "refused"))
+    for fault in faults:
+        cut = [str(fault.cut[protocol]) for protocol in ("v1", "raw")]
+        strikes.add_row(
+            *(f"{fault.at - started:.1f} s", fault.name, _ms(fault.away_ms), str(sum(fault.cut.values())), *cut),
+            *(_ms(fault.first_ms), _ms(fault.last_ms), str(fault.refused)),
+        )
+    return strikes
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("turned", "what") else "right")
+    return table
+
+
+def _ms(milliseconds: int | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds} ms"

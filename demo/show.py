@@ -1,6 +1,7 @@
 """`make demo`: live clients, steady traffic, and the flag turned up and back under way; then the count."""
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -11,21 +12,26 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
 from contract_tests.part import StackError
-from demo.browser import Browser
-from demo.crowd import Crowd, Flip, newcomer
+from demo.browser import Answered, Browser
+from demo.crowd import RAW, V1, Crowd, newcomer
+from demo.faults import GRACE, strike
 from demo.ledger import Count, Ledger, Published
 from demo.people import PEOPLE
+from demo.plot import plot
 from demo.publisher import Plan
 from demo.screen import FRAMES_A_SECOND, Screen, View, summary
+from demo.script import Cue, Fault, Flip, Kill, Restart, Turn, script
 from demo.serve import Ended, end_on_signals
 from demo.stack import CHANNELS, LEGACY, ROOT, Stack
 from shim.client import ClientError
+from shim.core.errors import RealtimeUnavailable
 from shim.core.wire import Position
 
-FLIPS: Final = ((0.15, 25), (0.4, 100), (0.75, 0))  # at which share of the time, to what percentage
-ACTIONS_A_SECOND: Final = 20.0
-DIRECT_A_SECOND: Final = 20.0
+A_SECOND: Final = 20.0  # things that people do, and as many messages of the publisher's own
+DELIVERIES: Final = 4_000  # so that a crowd is kept busy by what it does, not by what it hears
 LEAST_SECONDS: Final = 8
+LEAST_SECONDS_WITH_FAULTS: Final = 15
+OPERATOR_PATIENCE: Final = 5.0  # seconds; what one worker takes to its grave is asked of the next
 MOVE_TIMEOUT: Final = 75.0  # seconds for everybody to be back; a late arrival at the wrong backend stays a minute
 SETTLE_TIMEOUT: Final = 20.0  # seconds for the last message to have come to everybody
 RAW_SETTLE_TIMEOUT: Final = 2.0  # raw clients may have lost some for good, so this one usually passes
@@ -36,15 +42,22 @@ class Show:
 
     Args:
         stack: where it runs. duration: seconds of traffic. screen: where it shows.
+        faults: break things meanwhile. v1, raw: how many clients.
 
     Attributes:
         clean: nothing was lost, doubled or out of order for v1 clients, and everything that should happen has.
     """
 
-    def __init__(self, stack: Stack, duration: float, screen: Screen) -> None:
+    def __init__(
+        self, stack: Stack, duration: float, screen: Screen, *, faults: bool = False, v1: int = V1, raw: int = RAW
+    ) -> None:
         self._stack = stack
         self._duration = duration
         self._screen = screen
+        self._script = script(duration, faults=faults)
+        self._faults = faults
+        self._views: list[View] = []
+        self._strikes: list[asyncio.Task[None]] = []
         self._ledger = Ledger()
         self._failed: list[str] = []
         self._phase = "connecting"
@@ -54,7 +67,7 @@ class Show:
         self._is_back = False
         self.clean = False
         self._sessions = self._sign_in()
-        self._crowd: Crowd = Crowd(stack, self._sessions)
+        self._crowd = Crowd(stack, self._sessions, v1=v1, raw=raw)
 
     def _sign_in(self) -> dict[str, str]:
         def one(name: str) -> str:
@@ -95,15 +108,17 @@ class Show:
         )
         orders, lines = cast("asyncio.StreamWriter", publisher.stdin), cast("asyncio.StreamReader", publisher.stdout)
         try:
-            plan = Plan(list(self._stack.ports.values()), self._sessions, ACTIONS_A_SECOND, DIRECT_A_SECOND)
+            rate = min(A_SECOND, DELIVERIES / len(self._crowd.members))
+            plan = Plan(list(self._stack.ports.values()), self._sessions, rate, rate)
             orders.write(json.dumps(plan._asdict()).encode() + b"\n")
             log = asyncio.create_task(self._log(lines))
             self._phase = "traffic"
             self._started = time.monotonic()
-            for share, percent in FLIPS:
-                await self._sleep_until(share)
-                await self._flip(percent)
-            await self._sleep_until(1.0)
+            for cue in self._script:
+                await self._sleep_until(cue.at)
+                await self._act(cue)
+            await self._sleep_until(self._duration)
+            await asyncio.gather(*self._strikes)
             self._phase = "moving back"
             self._is_back = await self._until(lambda: self._crowd.moved_back, MOVE_TIMEOUT)
             self._phase = "settling"
@@ -127,24 +142,54 @@ class Show:
                     self._ledger.add(Published(id, topic, Position(epoch, seq), at))
                 case {"fenced": True}:
                     fenced = True
+                case {"failed": str(what), "at": float(at)}:
+                    self._refused(what, at)
                 case _:
-                    self._failed.append(str(said.get("failed", said)))
+                    self._failed.append(str(said))
         return fenced
 
-    async def _flip(self, percent: int) -> None:
+    def _refused(self, what: str, at: float) -> None:
+        """A publish, or a request that would have published, has raised: it counts as not sent."""
+        for fault in reversed(self._crowd.faults):
+            if at >= fault.at - GRACE and at <= (fault.until or at) + GRACE:
+                fault.refused += 1
+                return
+        self._failed.append(what)
+
+    async def _act(self, cue: Cue) -> None:
+        if isinstance(cue.act, Turn):
+            await self._flip(cue.act.percent, is_last=cue is self._script[-1])
+        else:
+            fault = Fault(cue.act, time.monotonic())
+            self._crowd.faults.append(fault)
+            self._strikes.append(asyncio.create_task(self._strike(fault)))
+
+    async def _strike(self, fault: Fault) -> None:
+        try:
+            await strike(self._stack, fault)
+        except (RealtimeUnavailable, OSError, http.client.HTTPException, ValueError) as error:
+            self._failed.append(f"{fault.name}: {error}")
+
+    async def _flip(self, percent: int, *, is_last: bool) -> None:
         """As an operator does it: by a view, which saves the flag."""
         browser = Browser(self._stack.ports[CHANNELS])
-        flip = Flip(percent, time.monotonic())
+        flip = Flip(self._percent, percent, time.monotonic())
         self._crowd.flips.append(flip)
-        await asyncio.to_thread(browser.post, "/flag/set", percent=percent)
+        while True:
+            try:
+                await asyncio.to_thread(browser.post, "/flag/set", percent=percent)
+                break
+            except (Answered, OSError, http.client.HTTPException):
+                if not self._faults or time.monotonic() > flip.at + OPERATOR_PATIENCE:
+                    raise
         self._percent = percent
-        if percent == 0:
+        if is_last:
             endpoint = f"{self._stack.http[LEGACY]}/realtime/endpoint"
             first = await asyncio.wait_for(newcomer(endpoint, LEGACY), MOVE_TIMEOUT)
-            self._newcomer_ms = round((first - flip.saved) * 1000)
+            self._newcomer_ms = round((first - flip.at) * 1000)
 
-    async def _sleep_until(self, share: float) -> None:
-        await asyncio.sleep(max(0.0, self._started + self._duration * share - time.monotonic()))
+    async def _sleep_until(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, self._started + at - time.monotonic()))
 
     async def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -156,7 +201,10 @@ class Show:
 
     async def _draw(self) -> None:
         while True:
-            self._screen.show(self._view())
+            view = self._view()
+            if view.phase != "connecting":
+                self._views.append(view)
+            self._screen.show(view)
             await asyncio.sleep(1 / FRAMES_A_SECOND)
 
     def _view(self) -> View:
@@ -185,21 +233,22 @@ class Show:
         for protocol in ("v1", "raw"):
             some = [member for member in members if member.protocol == protocol]
             counts[protocol] = (len(some), sum((member.settle(self._ledger) for member in some), Count()))
-        flips = self._crowd.flips
-        self._screen.console.print(summary(counts, flips))
+        flips, faults = self._crowd.flips, self._crowd.faults
+        self._screen.console.print(summary(counts, flips, faults, self._started))
         problems = [member.problem for member in members if member.problem is not None]
         for problem in dict.fromkeys([*problems, *self._failed]):
             self._screen.console.print(f"problem: {problem}", style="red", highlight=False)
         v1 = counts["v1"][1]
+        gaps = sum(member.client.counters.gaps for member in members)
         back = flips[-1]
         firsts = [ms for ms in (self._newcomer_ms, back.first_ms) if ms is not None]
         self.clean = (
-            not (v1.lost or v1.duplicated or v1.out_of_order or v1.unexpected or problems or self._failed)
+            not (v1.lost or v1.duplicated or v1.out_of_order or v1.unexpected or gaps or problems or self._failed)
             and v1.expected > 0
-            and all(flip.landings for flip in flips)
+            and all(flip.moved for flip in flips)
             and self._is_back
         )
-        return {
+        fields: dict[str, Any] = {
             "clients": len(members),
             "published": len(self._ledger),
             "expected": v1.expected,
@@ -212,9 +261,34 @@ class Show:
             "rollback_new_ms": min(firsts, default=None),
             "rollback_all_ms": back.last_ms,
         }
+        if self._faults:
+            fields |= {
+                "killed": sum(isinstance(fault.act, Kill) for fault in faults),
+                "redis_restarted": sum(isinstance(fault.act, Restart) for fault in faults),
+                "cut": sum(sum(fault.cut.values()) for fault in faults),
+                "refused": sum(fault.refused for fault in faults),
+                "gaps": gaps,
+            }
+        self._draw_plot({name: count for name, (count, _) in counts.items()}, v1)
+        return fields
+
+    def _draw_plot(self, clients: dict[str, int], count: Count) -> None:
+        flips, faults = self._crowd.flips, self._crowd.faults
+        done = [f"{len(flips)} flips"]
+        if faults:
+            kills = sum(isinstance(fault.act, Kill) for fault in faults)
+            done += [f"{kills} workers killed", f"{len(faults) - kills}× Redis restarted"]
+        title = f"{clients['v1']} v1 and {clients['raw']} raw clients, {', '.join(done)}, in {self._duration:g} s"
+        result = (
+            f"v1: {count.delivered:,} of {count.expected:,} messages delivered; lost {count.lost}, "
+            f"duplicated {count.duplicated}, out of order {count.out_of_order}"
+        )
+        file = self._stack.directory / "connections.svg"
+        file.write_text(plot(self._views, flips, faults, self._started, title=title, result=result))
+        self._screen.console.print(f"who was connected where: {file}", highlight=False, soft_wrap=True)
 
 
-def show(stack: Stack, *, headless: bool, duration: float) -> int:
+def show(stack: Stack, *, headless: bool, duration: float, faults: bool = False, v1: int = V1, raw: int = RAW) -> int:
     """Run the demo; not headless, serve the page afterwards until a signal comes. Returns the exit code."""
     end_on_signals()
     code = 130
@@ -224,7 +298,7 @@ def show(stack: Stack, *, headless: bool, duration: float) -> int:
         print(f"starting legacy, channels and Redis; logs are in {stack.directory}", file=sys.stderr, flush=True)
         with stack:
             with Screen(f"{stack.http[LEGACY]}/", live=not headless and sys.stdout.isatty()) as screen:
-                run = Show(stack, duration, screen)
+                run = Show(stack, duration, screen, faults=faults, v1=v1, raw=raw)
                 asyncio.run(_until_a_signal(run))
             end_on_signals()  # asyncio had its own
             fields = run.result()

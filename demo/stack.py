@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 
 from contract_tests.part import Part, StackError
 from contract_tests.servers import BACKENDS, CHANNELS, HOST, LEGACY, START_TIMEOUT, Servers
+from shim.bus.embedded import EmbeddedValkey
 
 __all__ = ["BACKENDS", "CHANNELS", "HOST", "LEGACY", "ROOT", "Stack"]
 
@@ -19,6 +20,7 @@ class Stack(Servers):
     Args:
         directory: where database and logs go; None is `var/demo-<port_base>`.
         port_base, redis_url, env: as for `Servers`.
+        redis_config: more of the embedded Valkey's configuration; what it keeps on disk goes to `directory`.
     """
 
     settings: ClassVar[str] = "settings.demo"
@@ -34,9 +36,12 @@ class Stack(Servers):
         redis_url: str | None = None,
         directory: Path | None = None,
         env: Mapping[str, str] | None = None,
+        redis_config: Mapping[str, str] | None = None,
     ) -> None:
         directory = directory or ROOT / "var" / f"demo-{port_base}"
         super().__init__(port_base, directory=directory, redis_url=redis_url, env=env)
+        if self.valkey is not None and redis_config:
+            self.valkey = EmbeddedValkey(self.valkey.port, config={"dir": str(directory), **redis_config})
 
     def ready(self) -> dict[str, Any]:
         """What `make serve` says in its READY line."""

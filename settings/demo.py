@@ -31,6 +31,9 @@ SECRET_KEY = _secret_key(VAR_DIR / "secret-key")
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", ".localhost"]
 WSGI_APPLICATION = "demo.wsgi.application"
 ASGI_APPLICATION = "demo.asgi.application"
-REALTIME_PACE = {"drain": 1.0}  # nobody waits for ten seconds after Ctrl-C
+REALTIME_PACE = {
+    "drain": 1.0,  # nobody waits for ten seconds after Ctrl-C
+    "fleet_moves": 60.0,  # servers, clients and Redis share one machine (docs/explanation/pacing.md)
+}
 if not os.environ.get("DJANGO_DATABASE"):
     DATABASES["default"]["NAME"] = VAR_DIR / "demo.sqlite3"

@@ -18,6 +18,7 @@ import fcntl
 import os
 import random
 import select
+import signal
 import socket
 import stat
 import subprocess
@@ -74,7 +75,8 @@ class EmbeddedValkey:
         port: the TCP port; 0 takes a free one, and keeps it from one start to the next.
         config: more of valkey.conf, name to value: ``{"requirepass": "secret"}``.
 
-    `stop` kills it; nothing survives. It also ends when this process does, however that ends.
+    `stop` kills it; what survives is what `config` has it keep on disk, nothing by default. It also ends when this
+    process does, however that ends.
     """
 
     def __init__(self, port: int = 0, *, config: Mapping[str, str] | None = None) -> None:
@@ -119,10 +121,20 @@ class EmbeddedValkey:
         finally:
             os.close(ours)
 
-    def stop(self) -> None:
-        """Kill it, and return when it is gone. Not running: nothing happens."""
+    def stop(self, patience: float = 0.0) -> None:
+        """Kill it, and return when it is gone. Not running: nothing happens.
+
+        Args:
+            patience: seconds for which it is asked first (SIGTERM), so that it can save what `config` tells it to.
+        """
         if self._keeper is None:
             return
+        if patience:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            deadline = time.monotonic() + patience
+            while _is_taken(self.port) and time.monotonic() < deadline:
+                time.sleep(0.005)
         with suppress(BrokenPipeError):  # the keeper was killed
             os.write(self._pipe, b"\n")  # closing it would not do while a forked child holds it too
         os.close(self._pipe)

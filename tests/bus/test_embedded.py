@@ -45,6 +45,23 @@ def test_it_starts_stops_and_starts_again_on_the_same_port() -> None:
     assert not is_there(first)
 
 
+def test_what_it_is_told_to_keep_is_there_again(tmp_path: Path) -> None:
+    kept = {"dir": str(tmp_path), "appendonly": "yes", "appendfsync": "always"}
+    for patience in (10.0, 0.0):  # told to end, and struck down
+        with EmbeddedValkey(config=kept) as valkey, redis.Redis.from_url(valkey.url) as client:
+            client.incr("starts")
+            valkey.stop(patience)
+            valkey.start()
+            assert client.incr("starts") == 2
+            client.flushall()
+    snapshots = {"dir": str(tmp_path), "save": "3600 1"}
+    with EmbeddedValkey(config=snapshots) as valkey, redis.Redis.from_url(valkey.url) as client:
+        client.set("kept", "by a snapshot at the end")
+        valkey.stop(10.0)
+        valkey.start()
+        assert client.get("kept") == b"by a snapshot at the end"
+
+
 def test_a_stopped_process_can_be_stopped_for_good() -> None:
     with EmbeddedValkey() as valkey:
         pid = valkey.pid

@@ -3,9 +3,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from demo.crowd import Flip
 from demo.ledger import Count
 from demo.screen import Screen, View, line, picture, summary
+from demo.script import Fault, Flip, Kill, Restart
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def view() -> View:
         lost=0,
         doubled=3,
         out_of_order=0,
-        flips=[Flip(25, saved=10.0, landings=[10.3, 11.5])],
+        flips=[Flip(0, 25, 10.0, {"v1": [10.3, 11.5], "raw": []})],
     )
 
 
@@ -54,9 +54,34 @@ def test_lines_come_now_and_then(view: View, capsys: pytest.CaptureFixture[str])
 
 def test_the_summary(view: View) -> None:
     counts = {"v1": (40, Count(100, 99, 1)), "raw": (24, Count(50, 50))}
-    text = shown(summary(counts, [*view.flips, Flip(0, saved=20.0)]))
-    row = next(row for row in text.splitlines() if row.startswith("│ v1"))
-    assert row.replace("│", " ").split() == ["v1", "40", "100", "99", "1", "1", "0", "0"]
-    assert "0 → 25 %" in text
-    assert "1500 ms" in text
-    assert "25 → 0 %" in text
+    faults = [
+        Fault(Kill("legacy"), 11.0, 11.1, {"v1": 7, "raw": 2}, [11.2, 13.0], 1),
+        Fault(Restart("stop"), 14.0, 15.0, refused=12),
+    ]
+    text = shown(summary(counts, [*view.flips, Flip(25, 0, 20.0)], faults, 5.0), 120)
+    assert cells(text, "v1") == ["v1", "40", "100", "99", "1", "1", "0", "0"]
+    assert cells(text, "5.0 s │ 0 → 25 %") == [
+        "5.0",
+        "s",
+        "0",
+        "→",
+        "25",
+        "%",
+        "2",
+        "2",
+        "0",
+        "300",
+        "ms",
+        "1500",
+        "ms",
+    ]
+    assert cells(text, "15.0 s │ 25 → 0 %") == ["15.0", "s", "25", "→", "0", "%", "0", "0", "0"]
+    killed = ["6.0", "s", "legacy", "worker", "killed", "100", "ms", "9", "7", "2", "200", "ms", "2000", "ms", "1"]
+    assert cells(text, "6.0 s │ legacy") == killed
+    assert cells(text, "9.0 s │ Redis") == ["9.0", "s", "Redis", "restarted", "1000", "ms", "0", "0", "0", "12"]
+    assert "faults" not in shown(summary(counts, view.flips, [], 5.0))
+
+
+def cells(text: str, begin: str) -> list[str]:
+    """The words of the row that begins so."""
+    return next(row for row in text.splitlines() if row.lstrip("│ ").startswith(begin)).replace("│", " ").split()

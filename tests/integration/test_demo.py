@@ -69,6 +69,20 @@ def test_headless() -> None:
     assert 0 < told["rollback_new_ms"] <= told["rollback_all_ms"]
 
 
+def test_faults() -> None:
+    # contract 6.4, 7.3, 7.4, 8.3: what `make demo HEADLESS=1 FAULTS=1` does in a minute, as short as it can be
+    with demo(DURATION="15", FAULTS="1", CLIENTS="40+20") as process:
+        output, _ = process.communicate(timeout=PATIENCE + 60)
+        told = json.loads(output.splitlines()[-1].removeprefix("DEMO "))
+    assert list(told) == [*KEYS, "killed", "redis_restarted", "cut", "refused", "gaps"]
+    assert process.returncode == 0, output
+    assert (told["lost"], told["duplicated"], told["out_of_order"], told["gaps"]) == (0, 0, 0, 0), output
+    assert (told["flips"], told["killed"], told["redis_restarted"]) == (5, 2, 1)
+    assert told["expected"] == told["delivered"] > told["published"] > 100
+    assert told["cut"] > 0  # the workers that were killed served somebody
+    assert told["refused"] > 0  # what was published while Redis was away was told to have failed (contract 7.3)
+
+
 def test_ended_in_the_middle() -> None:
     with demo(DURATION="60") as process:
         assert process.stdout is not None
@@ -83,7 +97,14 @@ def test_ended_in_the_middle() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DURATION", "3"), ("DURATION", "long"), ("PORT_BASE", "70000"), ("REALTIME_FORCE_BACKEND", "legacy")],
+    [
+        ("DURATION", "3"),
+        ("DURATION", "long"),
+        ("PORT_BASE", "70000"),
+        ("REALTIME_FORCE_BACKEND", "legacy"),
+        ("CLIENTS", "many"),
+        ("CLIENTS", "0+5"),
+    ],
 )
 def test_bad_variables_are_one_sentence(name: str, value: str) -> None:
     with demo(**{name: value}) as process:
@@ -91,6 +112,14 @@ def test_bad_variables_are_one_sentence(name: str, value: str) -> None:
     assert process.returncode == 1
     assert len(output.splitlines()) == 1
     assert name in output
+
+
+def test_faults_are_for_our_own_redis_alone() -> None:
+    with demo(FAULTS="1", REDIS_URL="redis://127.0.0.1:1/0") as process:
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert output.count("\n") == 1
+    assert "unset REDIS_URL" in output
 
 
 def test_a_wrong_setting_is_told(serve: Callable[..., Served]) -> None:
