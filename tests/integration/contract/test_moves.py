@@ -13,7 +13,8 @@ from shim import Group, User, realtime
 from shim.client import AsyncClient
 from shim.core.cohorts import Snapshot, Subject, cohort
 from tests.integration.contract.cluster import MAIN, PATIENCE, Cluster, Place, wait_until
-from tests.integration.contract.wire import end_of, opened, raw, v1
+from tests.integration.contract.places import everywhere
+from tests.integration.contract.wire import V1, end_of, opened, raw, v1
 
 pytestmark = pytest.mark.servers
 
@@ -180,6 +181,29 @@ def test_v1_clients_lose_nothing(both: list[Place], turn: Callable[..., None], n
             await asyncio.gather(*(client.close() for client in clients))
 
     asyncio.run(run())
+
+
+# 8.4: the cohort cookie
+
+
+@everywhere
+def test_the_handshakes_reply_tells_the_right_backend(place: Place, turn: Callable[..., None]) -> None:
+    # contract 8.4: on every kind of server; what it costs to forge is in tests/deploy
+    turn(everyone=place.backend == "legacy")
+    home = "channels" if place.backend == "legacy" else "legacy"
+
+    def told(cookie: str, **options: Any) -> list[str]:
+        with opened(place.url(listen=[]), headers={"Cookie": f"realtime_backend={cookie}"}, **options) as websocket:
+            assert websocket.response is not None
+            return websocket.response.headers.get_all("Set-Cookie")
+
+    wait_until(lambda: told(place.backend), what="the flag was not heard of")
+    for options in ({}, {"subprotocols": [V1]}):
+        (line,) = told(place.backend, **options)
+        name, *attributes = line.split("; ")
+        assert name == f"realtime_backend={home}"
+        assert {"HttpOnly", "Path=/", "SameSite=Lax", "Max-Age=31536000"} <= set(attributes)
+        assert told(home, **options) == []  # that did not help: it is told nothing, and moved as late as ever
 
 
 # 1.4, 8.6: other settings
