@@ -1,7 +1,8 @@
 """`realtime.js` in a real browser, over the real servers: nothing lost, nothing doubled, whatever happens."""
 
-# contract 3.1, 5.3, 8.3
+# contract 3.1, 5.3, 7.4, 8.3
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from demo.browser import Browser
 from demo.stack import BACKENDS, CHANNELS, LEGACY, Stack
 from shim.bus.sync import SyncBus
+from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History
 from shim.core.message import Kind
 from shim.core.names import Everyone, Topic
@@ -33,11 +35,12 @@ pytestmark = [
 PAUSE = 0.02  # seconds between two messages
 LISTEN = """(async () => {
   const { RealtimeClient } = await import("/static/realtime/realtime.js");
-  Object.assign(window, { got: [], events: [], froze: 0 });
+  Object.assign(window, { got: [], gaps: [], events: [], froze: 0 });
   document.addEventListener("freeze", () => froze++);
   window.client = new RealtimeClient({
     facility: "lobby",
     onMessage: message => got.push(Number(message.value)),
+    onGap: gap => gaps.push({ ...gap, after: got.at(-1) }),
     onEvent: event => events.push(event),
   });
   await client.opened;
@@ -71,11 +74,17 @@ def turn(stack: Stack) -> Iterator[Callable[[int], object]]:
 
 
 class Publisher:
-    """Counts to everyone in the lobby, until it is stopped; a context manager."""
+    """Counts to everyone in the lobby, until it is stopped; a context manager.
+
+    Attributes:
+        last: the last number that Redis took.
+        unsure: numbers that it may have taken or not; nobody counts on them (contract 7.3).
+    """
 
     def __init__(self, stack: Stack) -> None:
         self.last = 0
-        self._bus = SyncBus(stack.redis_url, prefix=stack.env["REALTIME_PREFIX"])
+        self.unsure: set[int] = set()
+        self._bus = SyncBus(stack.redis_url, prefix=stack.env["REALTIME_PREFIX"], timeout=1.0)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._publish)
 
@@ -94,22 +103,47 @@ class Publisher:
         wait_for(lambda: self.last >= goal, f"{n} more messages")
 
     def _publish(self) -> None:
-        while not self._is_over.wait(PAUSE):
-            number = str(self.last + 1).encode()
-            self._bus.publish(Topic("lobby", Everyone()), Kind.TEXT, number, History(1000, 60))
-            self.last += 1
+        for number in itertools.count(1):
+            if self._is_over.wait(PAUSE):
+                return
+            try:
+                self._bus.publish(Topic("lobby", Everyone()), Kind.TEXT, str(number).encode(), History(1000, 60))
+            except RealtimeUnavailable:
+                self.unsure.add(number)
+            else:
+                self.last = number
 
 
-def check(page: Page, publisher: Publisher) -> None:
-    """All that was published since the page's first message is there, once, in order."""
+def check(page: Page, publisher: Publisher, *, gaps: int = 0) -> None:
+    """All that was published since the page's first message is there, once, in order, and as many gaps as were told."""
     page.wait_until(f"got.at(-1) >= {publisher.last}")
     got = page.evaluate("got")
-    assert got == list(range(got[0], publisher.last + 1)), "lost, doubled or out of order"
     assert got[0] <= 2  # the first may have been published before the page was there
+    sure = [number for number in range(got[0], publisher.last + 1) if number not in publisher.unsure]
+    assert [number for number in got if number not in publisher.unsure] == sure, "lost, doubled or out of order"
+    assert got == sorted(set(got))
     counters = page.evaluate("client.counters")
-    assert {name: counters[name] for name in ("duplicates", "holes", "gaps", "protocolErrors")} == dict.fromkeys(
-        ("duplicates", "holes", "gaps", "protocolErrors"), 0
+    assert {name: counters[name] for name in ("duplicates", "holes", "protocolErrors")} == dict.fromkeys(
+        ("duplicates", "holes", "protocolErrors"), 0
     )
+    assert [gap["topic"] for gap in page.evaluate("gaps")] == ["everyone"] * gaps
+    assert counters["gaps"] == gaps
+
+
+def restart_redis(stack: Stack, page: Page, publisher: Publisher) -> None:
+    """Everything that Redis knew is lost. Connections stay, and the page is told of the gap (contract 7.3, 7.4).
+
+    Nothing is missing, since all that was published before had come: but the server cannot know that any more.
+    """
+    assert stack.valkey is not None
+    told, lost = page.evaluate("gaps.length"), page.evaluate("client.counters.losses")
+    stack.valkey.stop()
+    wait_for(lambda: publisher.unsure and max(publisher.unsure) > publisher.last, "a publish that fails")
+    stack.valkey.start()
+    publisher.more(20)
+    page.wait_until(f"gaps.length == {told + 1} && got.at(-1) >= {publisher.last}")
+    assert page.evaluate("gaps.at(-1).position[0] != gaps.at(-1).known[0]")  # another epoch
+    assert page.evaluate("client.counters.losses") == lost  # it was connected all the time
 
 
 def kill_workers(stack: Stack, backend: str) -> None:
@@ -118,7 +152,7 @@ def kill_workers(stack: Stack, backend: str) -> None:
         os.kill(worker, signal.SIGKILL)
 
 
-def test_flips_killed_workers_and_a_frozen_page(
+def test_flips_killed_workers_a_restarted_redis_and_a_frozen_page(
     stack: Stack, chromium: Chromium, turn: Callable[[int], object]
 ) -> None:
     page = chromium.page(f"{stack.http[LEGACY]}/health")
@@ -132,6 +166,7 @@ def test_flips_killed_workers_and_a_frozen_page(
         assert page.evaluate("client.counters.moved") == 3
         assert page.evaluate("client.counters.losses") == 0  # it was connected all the time
 
+        restart_redis(stack, page, publisher)
         kill_workers(stack, CHANNELS)
         page.wait_until("client.counters.losses == 1")
         page.wait_until("client.state == 'open'")
@@ -143,10 +178,11 @@ def test_flips_killed_workers_and_a_frozen_page(
         page.wait_until(f"client.backend == '{LEGACY}' && client.state == 'open'")
         assert page.evaluate("froze") == 1
 
+        restart_redis(stack, page, publisher)
         kill_workers(stack, LEGACY)
         page.wait_until("events.filter(event => event.type == 'lost').length >= 2 && client.state == 'open'")
         publisher.more(10)
-    check(page, publisher)
+    check(page, publisher, gaps=2)
     page.evaluate("client.close()")
 
 
