@@ -26,7 +26,7 @@ from shim.core.errors import RealtimeUnavailable
 from shim.core.history import ReadResult
 from shim.core.message import Message
 from shim.core.node import Refusal
-from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol
+from shim.core.protocol import Close, Frame, Protocol
 from shim.core.wire import Position
 from shim.door import Handshake, connection_of, identified, look, refusal_of
 from shim.facility import Facility, topics_of
@@ -122,9 +122,8 @@ async def _entered(
     if line is not None:
         line.take_over()
     try:
-        subprotocol = SUBPROTOCOL if core.protocol is Protocol.V1 else None
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers]
-        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+        await send({"type": "websocket.accept", "subprotocol": visitor.subprotocol, "headers": headers})
     except BaseException:  # nothing can be refused any more, and a fault of the server's is not the facility's
         served.leave(core, Close.ABNORMAL)
         raise

@@ -29,7 +29,7 @@ from shim.core.errors import RealtimeUnavailable
 from shim.core.history import ReadResult
 from shim.core.message import Message
 from shim.core.node import Refusal
-from shim.core.protocol import SUBPROTOCOL, Close, Frame, Protocol, frame_limit
+from shim.core.protocol import Close, Frame, Protocol, frame_limit
 from shim.core.wire import Position
 from shim.door import (
     NOT_AN_UPGRADE,
@@ -137,8 +137,7 @@ def _entered(
         # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
         # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
         past = served.read_past(core, {}) if core.protocol is Protocol.RAW else None
-        subprotocol = SUBPROTOCOL if core.protocol is Protocol.V1 else None
-        transport.accept(start_response, subprotocol=subprotocol, headers=reply.headers)
+        transport.accept(start_response, subprotocol=visitor.subprotocol, headers=reply.headers)
     except Exception as error:  # noqa: BLE001  # whatever it is becomes a refusal
         if core is not None:
             served.leave(core, Close.ABNORMAL)

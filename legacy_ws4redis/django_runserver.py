@@ -6,16 +6,23 @@ keys). When an application takes it, the handler leaves the connection alone: th
 unread, nothing is written, no further request is read, and the line in the log says 101.
 
 Without threads one WebSocket would stop the whole server, so under `--nothreading` nothing is offered.
+
+`application` is ws4redis's: `WSGI_APPLICATION = "ws4redis.django_runserver.application"`. It is made when it is asked
+for, which is when a server loads its application. Under `runserver` that is just before the server is made; so with
+this setting another app's `runserver` offers its sockets, too, wherever `ws4redis` stands in INSTALLED_APPS.
 """
 
 import io
 import socket
 import socketserver
+import threading
 from collections.abc import Iterable
 from typing import Any, cast
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from django.core.management.commands import runserver
 from django.core.servers import basehttp
+from django.core.wsgi import get_wsgi_application
 
 from legacy_ws4redis.handshake import RUNSERVER, Offer
 
@@ -72,3 +79,22 @@ class _Hands:
             result.close()
         # wsgiref.handlers.BaseHandler.run() ends a request on this without a word and without a response.
         raise ConnectionAbortedError("the socket was taken over")
+
+
+def __getattr__(name: str) -> WSGIApplication:
+    if name != "application":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _making:
+        if "application" not in globals():
+            django_application = get_wsgi_application()
+            # It stands on models, which are there from here on.
+            from legacy_ws4redis.application import WebsocketApplication  # noqa: PLC0415
+
+            if runserver.Command.server_cls is basehttp.WSGIServer:
+                runserver.Command.server_cls = WSGIServer
+            globals()["application"] = WebsocketApplication(django_application)
+    made: WSGIApplication = globals()["application"]
+    return made
+
+
+_making = threading.Lock()

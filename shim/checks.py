@@ -40,7 +40,7 @@ _COOKIE_SESSIONS: Final = "django.contrib.sessions.backends.signed_cookies"
 
 @checks.register(TAG)
 def check_values(**_: Any) -> Found:
-    """The values of settings: E001, E002, E004, E005, E008 to E010, E012 to E016, E021."""
+    """The values of settings: E001, E002, E004, E005, E008 to E010, E012 to E016, E021, E022."""
     faults = read()[1]
     return [checks.Error(fault.message, hint=fault.hint, id=f"realtime.{fault.id}") for fault in faults]
 
@@ -259,6 +259,8 @@ def check_runserver(**_: Any) -> Found:
     name = owner if isinstance(owner, str) or owner is None else owner.__module__
     if not apps.is_installed("legacy_ws4redis") or name == "legacy_ws4redis":
         return []
+    if str(getattr(settings, "WSGI_APPLICATION", "")).endswith("ws4redis.django_runserver.application"):
+        return []  # which lets any app's `runserver` offer its sockets, as it did in ws4redis's time
     return [
         checks.Warning(
             f"`manage.py runserver` is that of {name}, which offers no WebSockets.",

@@ -25,6 +25,8 @@ from shim.core.errors import shown
 from shim.core.history import History
 from shim.core.message import MAX_MESSAGE_BYTES
 from shim.core.node import Pace
+from shim.ws4redis import settings as ws4redis_settings
+from shim.ws4redis.settings import Ws4redis
 
 BACKENDS: Final[tuple[Cohort, ...]] = (LEGACY, CHANNELS)
 
@@ -44,6 +46,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "REALTIME_HISTORY_TTL": History().ttl,
     "REALTIME_LIMITS": {},
     "REALTIME_PACE": {},
+    "REALTIME_WS4REDIS": False,
 }
 """Every setting, and what it is where a project does not say (docs/reference/settings.md)."""
 
@@ -73,8 +76,8 @@ _PACE: Final = {
     "drain": (0.0, 30.0),  # contract 9.1
     "retry_after": (0.0, 3_600.0),
 }
-_MAY_BE_NONE: Final = frozenset({"fleet_moves"})
 _COOKIE_NAME: Final = re.compile(r"\w{1,64}", re.ASCII)  # nginx reads it as `$cookie_<name>`
+_MAY_BE_NONE: Final = frozenset({"fleet_moves"})
 _RECONNECT: Final = ("base_ms", "cap_ms", "spread_ms")
 _ENTRY: Final = ("BACKEND", "URL", "OPTIONS")
 
@@ -107,6 +110,7 @@ class Conf:
         history: the default for facilities (`REALTIME_HISTORY_SIZE`, `REALTIME_HISTORY_TTL`, contract 5.1).
         origins: allowed `Origin` hosts, as in ALLOWED_HOSTS; None means ALLOWED_HOSTS (`REALTIME_ALLOWED_ORIGINS`).
         limits: what one connection may do (`REALTIME_LIMITS`). pace: how fast a process moves (`REALTIME_PACE`).
+        ws4redis: ws4redis's settings in the compatible mode, None outside of it (`REALTIME_WS4REDIS`).
     """
 
     backends: Mapping[str, BackendConf]
@@ -123,6 +127,7 @@ class Conf:
     origins: tuple[str, ...] | None
     limits: Limits
     pace: Pace
+    ws4redis: Ws4redis | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +180,15 @@ def read() -> tuple[Conf, Sequence[Fault]]:
         origins=reader.origins(),
         limits=replace(Limits(**limits), max_message=max_message),
         pace=pace,
+        ws4redis=reader.ws4redis(),
     )
     return found, reader.faults
 
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **_: object) -> None:
-    if setting.startswith("REALTIME"):
+    if setting.startswith("REALTIME") or setting in ws4redis_settings.DEFAULTS:
+        ws4redis_settings.ws4redis.cache_clear()
         conf.cache_clear()
 
 
@@ -199,6 +206,7 @@ _HINTS: Final = {
     "E015": f"It may have {', '.join((*_LIMITS, 'reconnect'))}; see docs/reference/settings.md.",
     "E016": f"It may have {', '.join(_PACE)}; see docs/reference/settings.md.",
     "E021": "Give up to 64 ASCII letters, digits and '_', and no name that Django uses; or None for no cookie.",
+    "E022": "ws4redis's own settings mean what they did; docs/reference/ws4redis.md has them all.",
 }
 
 
@@ -291,6 +299,17 @@ class _Reader:
         self.fault("E021", f"REALTIME_COHORT_COOKIE is no name for a cookie of its own: {shown(name)}.")
         return str(DEFAULTS["REALTIME_COHORT_COOKIE"])
 
+    def ws4redis(self) -> Ws4redis | None:
+        is_on = _value("REALTIME_WS4REDIS")
+        if not isinstance(is_on, bool):
+            self.fault("E022", f"REALTIME_WS4REDIS is True or False, not {shown(is_on)}.")
+        if is_on is not True:
+            return None
+        found, wrong = ws4redis_settings.read()
+        for message in wrong:
+            self.fault("E022", message)
+        return found
+
     def history(self) -> History:
         try:
             return History(_value("REALTIME_HISTORY_SIZE"), _value("REALTIME_HISTORY_TTL"))
@@ -371,7 +390,13 @@ class _Reader:
 
 
 def _value(name: str) -> Any:
-    return getattr(settings, name, DEFAULTS[name])
+    """A setting, or what stands in for it. One that is None counts as missing, where ws4redis has one for it."""
+    default = DEFAULTS[name]
+    if name in ws4redis_settings.INHERITED and getattr(settings, "REALTIME_WS4REDIS", False) is True:
+        inherited = ws4redis_settings.inherited().get(name, default)
+        told = getattr(settings, name, None)
+        return inherited if told is None else told
+    return getattr(settings, name, default)
 
 
 def _is_more_than_a_host(host: str) -> bool:

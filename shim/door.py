@@ -22,14 +22,14 @@ from shim.backends import backend
 from shim.conf import Conf, conf
 from shim.core.cohorts import CHANNELS, LEGACY
 from shim.core.connection import Connection as CoreConnection
-from shim.core.connection import Elsewhere
+from shim.core.connection import Elsewhere, TextHeartbeat
 from shim.core.errors import RealtimeUnavailable, shown
 from shim.core.member import Sink
 from shim.core.names import Topic
 from shim.core.node import Node, Refusal
-from shim.core.protocol import Protocol
+from shim.core.protocol import TEXT_HEARTBEAT, Protocol
 from shim.facility import Facility, facility
-from shim.visitor import Connection, identify
+from shim.visitor import Connection, Identity, identify
 
 logger = logging.getLogger("realtime")
 
@@ -128,7 +128,9 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
     except TooManyFieldsSent:
         return Refusal(400, "too many arguments in the query: see DATA_UPLOAD_MAX_NUMBER_FIELDS")
     try:
-        identity = identify(handshake.cookies)
+        identity = _identity(handshake, found)
+    except PermissionDenied as denied:
+        return Refusal(403, str(denied) or "the facility refused this connection")
     except Exception:
         logger.exception("cannot tell who is there: the session store or the database failed (%s)", found.name)
         return Refusal(503, "cannot tell who you are just now", 10)
@@ -144,6 +146,16 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
         max_message=conf.max_message,
         echo=found.echo or "echo" in query,
     )
+
+
+def _identity(handshake: Handshake, found: Facility) -> Identity:
+    from shim.ws4redis.facility import CompatibleFacility  # noqa: PLC0415  # it stands on this module
+
+    return found.identify(handshake) if isinstance(found, CompatibleFacility) else identify(handshake.cookies)
+
+
+def _text_heartbeat(conf: Conf) -> TextHeartbeat:
+    return TextHeartbeat(TEXT_HEARTBEAT, conf.limits.heartbeat)
 
 
 def connection_of(
@@ -178,7 +190,7 @@ def connection_of(
         phase=random,
         pings=pings,
         echo=visitor.echo,
-        text_heartbeat="heartbeat" in visitor.query,
+        text_heartbeat=visitor.text_heartbeat or (_text_heartbeat(conf) if "heartbeat" in visitor.query else None),
         elsewhere=_elsewhere(handshake, visitor.facility, node) if visitor.protocol is Protocol.V1 else None,
     )
 
@@ -207,6 +219,7 @@ def request_of(handshake: Handshake) -> HttpRequest:
             **environ,
             "REQUEST_METHOD": "GET",
             "PATH_INFO": handshake.path.encode().decode("latin-1"),  # as PEP 3333 wants it
+            "QUERY_STRING": handshake.query,
             "SERVER_NAME": "",
             "SERVER_PORT": "",
             "wsgi.input": BytesIO(),

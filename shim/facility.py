@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
+from shim.conf import conf
 from shim.core.errors import InvalidAudience, PublishingClosed, shown
 from shim.core.history import History
 from shim.core.message import Message
@@ -102,8 +103,13 @@ def _where(kind: type) -> str:
 
 
 def facility(name: str) -> Facility | None:
-    """The facility of that name, or None."""
-    return _facilities.get(name)
+    """The facility of that name, or None. In the compatible mode every name that can be one has a facility."""
+    found = _facilities.get(name)
+    if found is None and conf().ws4redis is not None:
+        from shim.ws4redis.facility import compatible  # noqa: PLC0415  # it stands on this module
+
+        return compatible(name)
+    return found
 
 
 def facilities() -> tuple[Facility, ...]:
@@ -131,6 +137,8 @@ def topics_of(connection: Connection, audiences: Iterable[Audience]) -> tuple[To
     Raises:
         InvalidAudience: the facility gave something that is not an audience.
     """
+    if connection.topics is not None:
+        return connection.topics
     wanted = {kind for word, kind in _NARROWING.items() if word in connection.query}
     topics: dict[str, Topic] = {}
     for audience in audiences:

@@ -11,9 +11,10 @@ from django.contrib.auth import get_user
 from django.http import QueryDict
 
 from shim.core.cohorts import Subject
+from shim.core.connection import TextHeartbeat
 from shim.core.message import Message
-from shim.core.names import Audience, Everyone, Group, Session, User
-from shim.core.protocol import Frame, Protocol, direct_frame
+from shim.core.names import Audience, Everyone, Group, Session, Topic, User
+from shim.core.protocol import SUBPROTOCOL, Frame, Protocol, direct_frame
 
 ANONYMOUS_COOKIE: Final = "realtime_anonymous"
 _ANONYMOUS_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -77,19 +78,47 @@ def identify(cookies: Mapping[str, str]) -> Identity:
     Raises:
         Exception: whatever the session store or the database raises.
     """
+    user, session = who(cookies)
+    return identity_of(user, None if session is None else session.session_key, cookies)
+
+
+def who(cookies: Mapping[str, str]) -> tuple[Any, Any]:
+    """The user and the session that these cookies mean: perhaps anonymous, perhaps empty, None without any.
+
+    Raises:
+        Exception: whatever the session store or the database raises.
+    """
+    key = cookies.get(settings.SESSION_COOKIE_NAME)
+    if not key:
+        return _anonymous(), None
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    session = store(key)
+    session.get("")  # loads it: a key that does not exist, or has expired, becomes None
+    if session.session_key is None:
+        return _anonymous(), session
+    borrowed = _BorrowedSession(session)
+    user = get_user(_SessionHolder(borrowed))  # type: ignore[arg-type]  # it reads .session alone
+    return user, store() if borrowed.is_over else session
+
+
+def _anonymous() -> Any:
     from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415  # it needs the app registry
 
-    session_key = None
-    user: Any = AnonymousUser()
-    if key := cookies.get(settings.SESSION_COOKIE_NAME):
-        session = import_module(settings.SESSION_ENGINE).SessionStore(key)
-        session.get("")  # loads it: a key that does not exist, or has expired, becomes None
-        session_key = session.session_key
-        if session_key is not None:
-            borrowed = _BorrowedSession(session)
-            user = get_user(_SessionHolder(borrowed))  # type: ignore[arg-type]  # it reads .session alone
-            if borrowed.is_over:
-                session_key = None
+    return AnonymousUser()
+
+
+def nobody() -> Any:
+    """An anonymous user that is false: ws4redis's callbacks got None where there was no session at all."""
+    kind = type(_anonymous())
+    return type("Nobody", (kind,), {"__bool__": lambda _: False})()
+
+
+def identity_of(user: Any, session_key: str | None, cookies: Mapping[str, str]) -> Identity:
+    """What is to be known of a user, with a session or without. Reads the database.
+
+    Raises:
+        Exception: whatever the database raises.
+    """
     members: list[tuple[Any, str]] = []
     if user.is_authenticated and hasattr(user, "groups"):
         members = list(user.groups.order_by("name").values_list("pk", "name"))
@@ -136,6 +165,9 @@ class Connection:
         headers: the headers of the handshake, names in lower case.
         echo: whether it gets back what is published with it as the sender (contract 6.5).
         audiences: what the connection listens to; set once `Facility.audiences` has said so.
+        topics: in place of those audiences' topics, where not None; a compatible facility's (`shim.ws4redis`).
+        text_heartbeat: in place of `--heartbeat--`, where not None; likewise.
+        subprotocol: what the handshake's reply names: ours for v1, else None, unless a compatible facility says more.
     """
 
     def __init__(
@@ -166,6 +198,9 @@ class Connection:
         self.cookies = cookies
         self.echo = echo
         self.audiences: tuple[Audience, ...] = ()
+        self.topics: tuple[Topic, ...] | None = None
+        self.text_heartbeat: TextHeartbeat | None = None
+        self.subprotocol = SUBPROTOCOL if protocol is Protocol.V1 else None
         self._max_message = max_message
         self._send: Callable[[Frame], None] | None = None
         self._close: Callable[[int, str], None] | None = None

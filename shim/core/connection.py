@@ -18,6 +18,7 @@ all that it could, until it leaves by itself, or its time is over, or the flag w
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final
 
 from shim.core.cohorts import Subject
@@ -28,9 +29,8 @@ from shim.core.names import Topic
 from shim.core.pacing import TokenBucket
 from shim.core.protocol import (
     PING_FRAME,
-    TEXT_HEARTBEAT,
-    TEXT_HEARTBEAT_FRAME,
     Close,
+    Frame,
     Hello,
     Pong,
     Protocol,
@@ -88,6 +88,24 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.CLOSING: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TextHeartbeat:
+    """A text that a raw client gets every so many seconds, and may send: never a message (contract 7.1)."""
+
+    text: str
+    every: float
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that carries it."""
+        return _text_frame(self.text)
+
+
+@lru_cache(maxsize=8)
+def _text_frame(text: str) -> Frame:
+    return Frame(text.encode(), text=True)
 
 
 OPEN: Final = frozenset({State.LIVE, State.MOVING})
@@ -159,7 +177,7 @@ class Connection:
         phase: float = 0.0,
         pings: bool = True,
         echo: bool = True,
-        text_heartbeat: bool = False,
+        text_heartbeat: TextHeartbeat | None = None,
         elsewhere: Elsewhere | None = None,
     ) -> None:
         """Make a connection that is about to be accepted.
@@ -167,6 +185,7 @@ class Connection:
         Args:
             now: seconds of a monotonic clock. phase: 0 to 1, random: spreads the first ping (contract 7.1).
             pings: the shell can send a WebSocket ping and hears the pong; where it cannot, the server watches raw ones.
+            text_heartbeat: for a raw client that wants one.
             elsewhere: where a move would lead; None where that is not known: then a move is a close.
             echo: it gets back what it has sent; without it it does not (contract 6.5).
         """
@@ -185,11 +204,12 @@ class Connection:
         self._elsewhere = elsewhere
         self._limits = limits
         self._pings = pings
-        self._text_heartbeat = text_heartbeat and protocol is Protocol.RAW
+        self._text_heartbeat = text_heartbeat if protocol is Protocol.RAW else None
         self._inbound = TokenBucket(limits.inbound_rate, limits.inbound_burst, now)
         self._handling = False
         self._opened = now
         self._next_ping = now + limits.heartbeat * (0.2 + 0.8 * phase)
+        self._next_text = now + (self._text_heartbeat.every * phase if self._text_heartbeat is not None else 0.0)
         self._pinged: float | None = None
         self._violated: float | None = None
 
@@ -233,7 +253,7 @@ class Connection:
         if self.state in (State.CLOSING, State.CLOSED):
             return []
         if self.protocol is Protocol.RAW:
-            if data == TEXT_HEARTBEAT and self._text_heartbeat:
+            if self._text_heartbeat is not None and data == self._text_heartbeat.text:
                 return []  # never a message (contract 7.1)
             return self._handle(Message.of(data), None, now, frame=_longest(data))
         try:
@@ -282,6 +302,9 @@ class Connection:
             return self.close(Close.NO_HELLO, f"no hello within {self._limits.hello:g} s")
         if self.state not in OPEN:
             return []
+        if self._text_heartbeat is not None and now >= self._next_text:
+            self._next_text = now + self._text_heartbeat.every
+            self.sink.send(self._text_heartbeat.frame)
         if self._handling:
             self._pinged = None  # its pong may lie unread while the handler works: that is our silence, not its
             return []
@@ -297,8 +320,6 @@ class Connection:
             self._pinged = pinged
             self.sink.send(PING_FRAME)
             return []
-        if self._text_heartbeat:
-            self.sink.send(TEXT_HEARTBEAT_FRAME)
         if not self._pings:
             return []
         self._pinged = pinged

@@ -179,7 +179,6 @@ def _frame(**fields: object) -> Frame:
 PING_FRAME: Final = _frame(op="ping")
 TEXT_HEARTBEAT: Final = "--heartbeat--"
 """The text heartbeat that raw clients can ask for with `?heartbeat` (contract 7.1; ws4redis's usual text)."""
-TEXT_HEARTBEAT_FRAME: Final = Frame(TEXT_HEARTBEAT.encode(), text=True)
 
 
 def ready_frame(

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shim.core.connection import TRANSITIONS, Connection, Elsewhere, End, Handle, Join, Limits, Ping, State
+from shim.core.connection import (
+    TRANSITIONS,
+    Connection,
+    Elsewhere,
+    End,
+    Handle,
+    Join,
+    Limits,
+    Ping,
+    State,
+    TextHeartbeat,
+)
 from shim.core.message import Kind, Message
 from shim.core.protocol import TEXT_HEARTBEAT, Protocol, frame_limit
 from shim.core.wire import Position
@@ -19,6 +30,7 @@ V1, RAW = Protocol.V1, Protocol.RAW
 HELLO = '{"op":"hello"}'
 SEND = '{"op":"send","id":1,"text":"hi"}'
 BAD = '{"op":"nonsense"}'
+HEARTBEAT = TextHeartbeat(TEXT_HEARTBEAT, 25.0)
 
 
 def code(effects: list[Any]) -> int:
@@ -211,7 +223,7 @@ class TestComingIn:
         # contract 7.1
         limits = Limits(inbound_rate=0.001, inbound_burst=1.0)
         v1, _ = live(limits=limits)
-        raw, _ = live(RAW, limits=limits, text_heartbeat=True)
+        raw, _ = live(RAW, limits=limits, text_heartbeat=HEARTBEAT)
         for _ in range(50):
             assert v1.received('{"op":"pong"}', 0.0) == raw.received(TEXT_HEARTBEAT, 0.0) == []
 
@@ -324,7 +336,7 @@ class TestStayingAlive:
 
     @pytest.mark.parametrize("pings", [True, False])
     def test_the_text_heartbeat_for_raw_clients_that_ask(self, pings: bool) -> None:
-        made, sink = live(RAW, pings=pings, text_heartbeat=True, phase=1.0)
+        made, sink = live(RAW, pings=pings, text_heartbeat=HEARTBEAT, phase=1.0)
         made.beat(25.0)
         assert [frame.string for frame in sink.frames] == ["--heartbeat--"]
         sink.last_heard = 25.0
@@ -333,9 +345,19 @@ class TestStayingAlive:
     def test_the_text_heartbeat_is_a_message_for_others(self) -> None:
         raw, _ = live(RAW)
         assert raw.received(TEXT_HEARTBEAT, 0.0) == [Handle(Message(Kind.TEXT, TEXT_HEARTBEAT), None)]
-        v1, sink = live(text_heartbeat=True, phase=1.0)
+        v1, sink = live(text_heartbeat=HEARTBEAT, phase=1.0)
         v1.beat(25.0)
         assert sink.ops() == ["ping"]
+
+    def test_the_text_heartbeat_has_a_rhythm_of_its_own(self) -> None:
+        # ws4redis's client leaves after 20 s without one, also while a handler works on what it sent
+        made, sink = live(RAW, text_heartbeat=TextHeartbeat("beat", 4.0), phase=0.5)
+        made.received("hello", 0.0)
+        for now in range(13):
+            made.beat(float(now))
+            sink.last_heard = float(now)
+        assert [frame.string for frame in sink.frames] == ["beat"] * 3
+        assert made.received(TEXT_HEARTBEAT, 13.0) == [Handle(Message(Kind.TEXT, TEXT_HEARTBEAT), None)]
 
     def test_nobody_is_pinged_before_it_is_live(self) -> None:
         made, sink = connection(RAW)

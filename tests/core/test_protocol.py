@@ -14,7 +14,6 @@ from shim.core.message import Kind, Message
 from shim.core.protocol import (
     MAX_RESUMED_TOPICS,
     PING_FRAME,
-    TEXT_HEARTBEAT_FRAME,
     Delivery,
     Frame,
     Hello,
@@ -156,10 +155,6 @@ class TestOtherFrames:
     )
     def test_the_small_ones(self, frame: Frame, fields: dict[str, Any]) -> None:
         assert fields_of(frame) == fields
-
-    def test_the_text_heartbeat(self) -> None:
-        # contract 7.1
-        assert (TEXT_HEARTBEAT_FRAME.data, TEXT_HEARTBEAT_FRAME.text) == (b"--heartbeat--", True)
 
     def test_v1_is_chosen_where_it_is_offered(self) -> None:
         assert Protocol.chosen(["chat", "realtime.v1"]) is Protocol.V1

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"shim", "legacy_ws4redis", "channels_impl", "contract_tests"}
+PATH_FILE = "realtime_shim_ws4redis.pth"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,14 @@ def test_the_wheel_is_pure_and_named(wheel: Path) -> None:
 
 def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in names(wheel)}
-    assert tops - {"realtime_shim-0.1.0.dist-info"} == PACKAGES
+    assert tops - {"realtime_shim-0.1.0.dist-info", PATH_FILE} == PACKAGES
+
+
+def test_the_path_file_names_a_folder_and_runs_nothing(wheel: Path) -> None:
+    # legacy_ws4redis/alias.py
+    with ZipFile(wheel) as archive:
+        (folder,) = archive.read(PATH_FILE).decode().splitlines()
+    assert f"{folder}/ws4redis/__init__.py" in names(wheel)
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:

@@ -20,7 +20,7 @@ from shim.conf import conf
 from shim.core.errors import RealtimeUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("shim/checks.py", "shim/conf.py", "shim/packages.py")
+SOURCES = ("shim/checks.py", "shim/conf.py", "shim/packages.py", "shim/ws4redis/checks.py")
 
 LEGACY = {"BACKEND": "legacy_ws4redis.backend.LegacyBackend"}
 CHANNELS = {"BACKEND": "channels_impl.backend.ChannelsBackend"}

@@ -1,0 +1,168 @@
+"""A project of ws4redis's time runs unchanged, on both backends and on `runserver`, on this Django."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
+
+from tests.legacy_ws4redis.newsroom import COMMANDS, PROJECT, Browser, Newsroom, fresh, messages
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def newsroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newsroom]:
+    with Newsroom(tmp_path_factory.mktemp("newsroom")) as newsroom:
+        yield newsroom
+        logs = newsroom.logs()
+    for name, log in logs.items():
+        assert "Traceback" not in log, f"{name}: {log}"
+
+
+@pytest.fixture(params=COMMANDS)
+def port(request: pytest.FixtureRequest, newsroom: Newsroom) -> int:
+    """Each server."""
+    return newsroom.ports[request.param]
+
+
+@pytest.fixture
+def other(port: int, newsroom: Newsroom) -> int:
+    """A server of the other backend."""
+    return newsroom.ports["uwsgi" if port == newsroom.ports["channels"] else "channels"]
+
+
+def test_nothing_of_ours_is_in_its_code() -> None:
+    added = {PROJECT / "newsroom" / "swapped.py", PROJECT / "newsroom" / "asgi.py"}
+    for path in {*PROJECT.rglob("*.py"), *PROJECT.rglob("*.html")} - added:
+        assert not re.search(r"shim|realtime|channels_impl|legacy_ws4redis", path.read_text(), re.IGNORECASE), path
+
+
+def test_its_page_opens_its_socket(port: int) -> None:
+    browser = Browser(port)
+    status, page = browser.get("/wire/")
+    assert status == 200
+    assert 'heartbeat_msg: "--heartbeat--",' in page
+    found = re.search(r"uri: '(.*)'", page)
+    assert found, page
+    text = fresh("<headline> & “quotes”")
+    with browser.socket(found[1]) as one:
+        assert browser.post("/wire/", text=text) == (200, "on the wire")
+        while messages(one, 1) != [text]:  # the last one of another test may come first
+            pass
+
+
+def test_readers_and_writers(port: int, other: int) -> None:
+    # contract 3.1, 6.5: on two backends at once
+    ana, ben, reader = Browser(port).signed_in("ana"), Browser(other).signed_in("ben"), Browser(other)
+    facility = fresh("talk")
+    words = "subscribe-broadcast&publish-broadcast"
+    with (
+        ana.socket(f"{facility}?{words}") as quiet,
+        ben.socket(f"{facility}?{words}&echo") as echoed,
+        reader.socket(f"{facility}?{words}") as listening,
+    ):
+        for n in range(5):
+            quiet.send(f"ana {n}")
+            assert messages(echoed, 1) == messages(listening, 1) == [f"ana {n}"]
+            echoed.send(f"ben {n}")
+            assert messages(quiet, 1) == messages(echoed, 1) == messages(listening, 1) == [f"ben {n}"]
+        listening.send("nobody may say this")  # desk.channels.allowed_channels
+        echoed.send(b"\x00\xff")
+        assert messages(quiet, 1) == messages(listening, 1) == [b"\x00\xff"]  # contract 4.1
+
+
+def test_notes_for_users_groups_and_browsers(port: int, other: int) -> None:
+    # contract 3.3, 5.2
+    ana, again, ben = Browser(port).signed_in("ana"), Browser(other).signed_in("ana"), Browser(other).signed_in("ben")
+    text = fresh("note")
+    words = "notes?subscribe-user&subscribe-group&subscribe-session"
+    with ana.socket(words) as one, again.socket(words) as two, ben.socket(words) as three:
+        assert ana.post("/tell/", user="ben", text=f"{text} for ben") == (200, "told")
+        assert ben.post("/tell/", group="desk", text=f"{text} for the desk") == (200, "told")
+        assert ana.post("/remind/", text=text) == (200, "reminded")
+        last = f"you: {text}"
+        got: dict[str, list[str | bytes]] = {}
+        for name, socket in (("one", one), ("two", two)):
+            got[name] = []
+            while got[name].count(last) < 2:  # as a user, and as a member of the desk
+                got[name] += [message for message in messages(socket, 1) if text in str(message)]
+        assert sorted(map(str, got["one"])) == [f"{text} for the desk", f"this browser: {text}", last, last]
+        assert sorted(map(str, got["two"])) == [f"{text} for the desk", last, last]
+        while f"{text} for ben" not in messages(three, 1):
+            pass
+    with ben.socket("notes?subscribe-user", port=port) as late, ana.socket(words, port=other) as later:
+        assert messages(late, 1) == [f"{text} for ben"]
+        assert messages(later, 1) == [f"{text} for the desk"]  # reminders were sent with expire=0
+
+
+def test_a_place_that_a_client_sends_is_fetched_by_a_view(port: int, other: int) -> None:
+    ana, facility = Browser(port).signed_in("ana"), fresh("places/of reporters")
+    quoted = facility.replace(" ", "%20")
+    assert ana.get(f"/latest/{quoted}/") == (404, "nothing")
+    with ana.socket(f"{quoted}?publish-user", port=other) as one:
+        one.send("38.7,-9.1")
+        one.ping().wait(10)
+    for audience in ("any", "user"):
+        assert ana.get(f"/latest/{quoted}/?audience={audience}") == (200, "38.7,-9.1")
+    assert ana.get(f"/latest/{quoted}/?audience=broadcast") == (404, "nothing")
+    assert Browser(other).get(f"/latest/{quoted}/") == (404, "nothing")
+
+
+def test_its_own_subscriber_signs(port: int) -> None:
+    ana = Browser(port).signed_in("ana")
+    with ana.socket("signed?subscribe-user&publish-user&echo") as one:
+        text = fresh("hello")
+        one.send(text)
+        while json.loads(messages(one, 1)[0]) != {"by": "ana", "text": text}:
+            pass
+
+
+def test_refusals(port: int) -> None:
+    # contract 1.1
+    browser = Browser(port)
+    for path, status, reason in (("archive?subscribe-broadcast", 403, b"The archive is closed"), ("", 404, b"")):
+        with pytest.raises(InvalidStatus) as refused, browser.socket(path):
+            pass
+        assert refused.value.response.status_code == status
+        assert reason in bytes(refused.value.response.body or b"")
+    assert browser.get("/ws/wire")[0] == 426
+
+
+def test_a_subprotocol_is_agreed_to(port: int) -> None:
+    # browsers break off where none of theirs is
+    with Browser(port).socket("wire", subprotocols=[Subprotocol("newsroom"), Subprotocol("other")]) as one:
+        assert one.subprotocol == "newsroom"
+    with Browser(port).socket("wire", subprotocols=[Subprotocol("newsroom"), Subprotocol("realtime.v1")]) as one:
+        assert one.subprotocol == "realtime.v1"
+
+
+def test_the_heartbeat_keeps_old_clients(port: int) -> None:
+    # contract 7.1: within 4 s and one look of the timer
+    with Browser(port).socket("quiet") as one:
+        one.send("--heartbeat--")
+        assert one.recv(6.0) == "--heartbeat--"
+
+
+def test_the_flag_says_where_a_page_leads(newsroom: Newsroom) -> None:
+    # contract 8.1
+    turn = "from waffle.models import Flag; f = Flag.objects.get(); f.everyone = %s; f.save()"
+    try:
+        for everyone, server in ((True, "channels"), (None, "uwsgi")):
+            newsroom.python(turn % everyone)
+            uri = f"uri: 'ws://127.0.0.1:{newsroom.ports[server]}/ws/wire?"
+            for asked in ("uwsgi", "channels"):
+                browser = Browser(newsroom.ports[asked])
+                for _ in range(100):
+                    if uri in (page := browser.get("/wire/")[1]):
+                        break
+                assert uri in page
+    finally:
+        newsroom.python(turn % None)
+
+
+def test_its_settings_are_found_right(newsroom: Newsroom) -> None:
+    said = newsroom.manage("check", "--deploy", "--tag", "realtime", "--fail-level", "ERROR")
+    assert set(re.findall(r"realtime\.\w+", said)) == {"realtime.W008"}, said
