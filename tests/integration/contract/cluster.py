@@ -115,10 +115,16 @@ class Cluster:
     Args:
         directory: for databases, logs and notes.
         port_base: the first of so many free ports: 3 + `len(MORE)`.
-        env: more variables for the servers.
+        env: more variables for the servers. redis_config: more of Valkey's configuration.
     """
 
-    def __init__(self, directory: Path, port_base: int, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port_base: int,
+        env: Mapping[str, str] | None = None,
+        redis_config: Mapping[str, str] | None = None,
+    ) -> None:
         notes = directory / "notes"
         notes.mkdir()
         self.notes = Notes(notes)
@@ -128,6 +134,7 @@ class Cluster:
             port_base,
             directory=directory / "stack",
             env={"DJANGO_SETTINGS_MODULE": SETTINGS, "CONTRACT_NOTES": str(notes), **(env or {})},
+            redis_config=redis_config,
         )
 
     def __enter__(self) -> "Cluster":
