@@ -36,7 +36,7 @@ LINE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How much is done: so many lives of so many steps.
+    """How much is done: so many lives of so many steps, and so many times what takes seconds.
 
     Attributes:
         seed: what chance begins with; None is another each time. database: a folder that keeps examples that failed,
@@ -45,14 +45,15 @@ class Profile:
 
     examples: int
     steps: int
+    acts: int
     seed: int | None = None
     database: str | None = "var/contract-examples"
 
 
 PROFILES: Final[Mapping[str, Profile]] = {
-    "quick": Profile(40, 20, seed=1, database=None),
-    "ci": Profile(1_000, 22),
-    "deep": Profile(10_000, 32),
+    "quick": Profile(40, 20, 1, seed=1, database=None),
+    "ci": Profile(1_000, 22, 3),
+    "deep": Profile(10_000, 32, 10),
 }
 
 
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
                     driver=name,
                     examples=told.examples or profile.examples,
                     steps=profile.steps,
+                    acts=profile.acts,
                     seed=seed,
                     directory=str(folder / name),
                     database=told.database or profile.database,

@@ -10,7 +10,7 @@ from contract_tests.client import Client, Seen
 from contract_tests.driver import PATIENCE
 from contract_tests.life import Kept, Life
 from contract_tests.link import Ending, Link, Topic
-from contract_tests.model import Broken, Item, Said
+from contract_tests.model import Broken, Item, Said, came
 from contract_tests.model import Kept as Remembered
 from contract_tests.people import Person
 from contract_tests.wire import TEXT, Head
@@ -69,17 +69,24 @@ def arrive(
     narrow: Sequence[str] = (),
     listen: Sequence[tuple[str, str]] = (),
     resume: Resume | None = None,
+    was: str | None = None,
     race: Race = Race(),
     receive_buffer: int | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Link:
     """Open a connection, and say what it must get.
+
+    Args:
+        narrow: what it asks for of what it may have. listen: what the facility lets it have instead of the usual.
+        resume: positions. was: the id of the connection that it says it continues.
+        race: what is published meanwhile. receive_buffer: see `Driver.knock`. more: what else it says in the query.
 
     Raises:
         Broken: it was not let in, was told something wrong, or did not get what it must.
     """
     topics = topics_for(person, facility, narrow, listen)
     note = f"{life.name}-{len(life.links)}"
-    query = {"note": note, **{f"subscribe-{word}": "" for word in narrow}}
+    query = {"note": note, **(more or {}), **{f"subscribe-{word}": "" for word in narrow}}
     if listen:
         query["listen"] = json.dumps(listen)
     known = _Arriving(life.driver.now())
@@ -87,13 +94,27 @@ def arrive(
         known.last[topic] = life.log(topic).last(known.since, known.since)
         known.seq[topic] = life.log(topic).seq
     client, behind, raced = _knock(life, person, place, facility, query, v1, race, receive_buffer)
-    link = Link(len(life.links), client, place, person, facility, note, query, {topic.label: topic for topic in topics})
+    id = life.driver.notes.read(note, "audiences")[-1]["id"]
+    link = Link(
+        len(life.links),
+        client,
+        place,
+        person,
+        facility,
+        note,
+        query,
+        id=id,
+        own=frozenset({id, was or id}),
+        echo=life.echoes(facility) or "echo" in query,
+        topics={topic.label: topic for topic in topics},
+    )
     link.unseen.extend(behind)
     if person.is_on_channels(life.flag) is not (place == "channels"):
         link.ending = Ending.by(1012, "1.4", must=False, early=True)
     try:
         if v1:
-            client.say(TEXT, json.dumps({"op": "hello", "resume": dict(resume or {})}).encode())
+            hello = {"op": "hello", "resume": dict(resume or {}), **({} if was is None else {"was": was})}
+            client.say(TEXT, json.dumps(hello).encode())
             for topic, value, kept in race.after:
                 raced.setdefault(topic, []).extend(_publish(life, topic, value, kept))
             ready = _ready(life, link)
@@ -208,6 +229,8 @@ def _ready(life: Life, link: Link) -> Mapping[str, Any]:
     if seen.op != "ready" or seen.fields is None:
         raise Broken("2.1", f"{link} got {seen} before ready", link.place)
     ready = seen.fields
+    if ready["connection"] != link.id:
+        raise Broken("6.5", f"{link} was told that it is {ready['connection']!r}, and is {link.id!r}", link.place)
     if ready["backend"] != link.place or set(ready["topics"]) != set(link.topics):
         raise Broken("1.3", f"{link} was told {ready['backend']}, {sorted(ready['topics'])}", link.place)
     return ready
@@ -269,4 +292,8 @@ def _recovered(
         link.positions[label] = (ready["topics"][label][0], seq)
         return []
     link.positions[label] = (epoch, after)
-    return [Item("msg", label, "5.3", each.said, log, log.era, each.seq) for each in missed if each.seq <= seq]
+    items: list[Item] = []
+    for each in missed:
+        if each.seq <= seq:
+            items += came(log, label, "5.3", each, v1=True, hidden=link.hides(each.origin))
+    return items

@@ -38,10 +38,6 @@ CLAUSES: Final[dict[str, str]] = {
 }
 
 ELSEWHERE: Final[dict[str, str]] = {
-    "6.5": "the API of compatible facilities is not there yet",
-    "7.1": "seconds of silence are no step of a life; pongs are looked at with 6.1",
-    "7.3": "Redis away for longer than a reconnect takes is not yet a step of a life",
     "8.2": "that flips arrive is looked at with a deadline, the 250 ms are a measurement",
-    "9.1": "a stopping server would end the run's own",
 }
 """Clauses that the state machine does not look at, or not at all of them, and why: hand-written tests do."""

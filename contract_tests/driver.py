@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from hypothesis.errors import HypothesisException
@@ -23,7 +24,7 @@ from hypothesis.errors import HypothesisException
 from contract_tests.app.notes import Notes
 from contract_tests.client import Client
 from contract_tests.flag import Flag
-from contract_tests.project.servers import ContractServers
+from contract_tests.project.servers import OVERRIDES, ContractServers
 from contract_tests.servers import HOST, free_ports
 from contract_tests.sockets import SocketClient
 from shim.api import sync_bus
@@ -53,6 +54,14 @@ class Failure:
     error: Exception
 
 
+def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, where those that are dicts say only what is different."""
+    return {
+        name: {**getattr(settings, name, {}), **value} if isinstance(value, Mapping) else value
+        for name, value in overrides.items()
+    }
+
+
 def _nothing() -> None:
     """Nobody wants to know."""
 
@@ -65,8 +74,10 @@ class Driver:
         name: as `BACKENDS=` says it. places: the backends that connections are made to.
         flips: whether the flag changes while they are open. everyone: what the flag says before that.
         has_frames: what a client sends are frames on a wire, which it can cut, mix and spoil.
+        handlers_wait: a handler can wait while other things happen.
         margin: seconds by which `now` and the clock that history expires by may differ.
         notes: what the servers wrote down. held: how often each clause was looked at and held.
+        overrides: settings that servers run with beside their own.
         lives, steps: so many have begun. failure: the last that was found. on_life: called at the end of each.
         shaken_until: see `Life.shaken`.
     """
@@ -76,6 +87,7 @@ class Driver:
     flips: ClassVar[bool] = False
     everyone: ClassVar[bool | None] = None
     has_frames: ClassVar[bool] = True
+    handlers_wait: ClassVar[bool] = True
     margin: ClassVar[float] = 0.05
 
     servers: ContractServers
@@ -86,6 +98,7 @@ class Driver:
     shaken_until: float = 0.0
     failure: Failure | None = None
     shrinks_until: float = 0.0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     on_life: Callable[[], None] = _nothing
 
     # The run
@@ -186,6 +199,42 @@ class Driver:
     def kill(self, process: Hashable) -> None:
         """Kill it, without warning; another one takes its place."""
         os.kill(cast("int", process), signal.SIGKILL)
+
+    @property
+    def can_stop_redis(self) -> bool:
+        """Whether Redis is ours to take away."""
+        return self.servers.valkey is not None
+
+    def stop_redis(self, how: str) -> None:
+        """Take Redis away: `silent`: it answers nothing; `saved`, `lost`: it ends, and its data are kept or not."""
+        valkey = self.servers.valkey
+        assert valkey is not None  # noqa: S101  # for the type checker: see `can_stop_redis`
+        if how == "silent":
+            os.kill(valkey.pid, signal.SIGSTOP)
+            return
+        if how == "saved":
+            sync_bus().execute("SAVE")
+        valkey.stop()
+        if how == "lost":
+            self.servers.forget()
+
+    def start_redis(self, how: str) -> None:
+        """Bring it back."""
+        valkey = self.servers.valkey
+        assert valkey is not None  # noqa: S101  # for the type checker
+        if how == "silent":
+            os.kill(valkey.pid, signal.SIGCONT)
+        else:
+            valkey.start()
+
+    def stop_servers(self) -> None:
+        """Ask all servers to stop (SIGTERM); returns at once (contract 9.1)."""
+        self.servers.terminate()
+
+    def start_servers(self, overrides: Mapping[str, Any]) -> None:
+        """When they have ended, start them again, with these settings beside their own; returns when they answer."""
+        self.overrides = overridden(overrides)
+        self.servers.restart({OVERRIDES: json.dumps(self.overrides)})
 
     def hang_up(self) -> None:
         """Cut all servers' subscriptions to Redis; they connect again by themselves (contract 7.4)."""

@@ -88,6 +88,8 @@ class Flips(Basics):
             narrow=[word.removeprefix("subscribe-") for word in link.query if word.startswith("subscribe-")],
             listen=link.listen,
             resume={label: list(position) for label, position in link.positions.items()} if link.v1 else None,
+            was=link.id if link.v1 else None,
+            more={"echo": ""} if "echo" in link.query else None,
         )
         if link.closed is None:
             self.life.leave(link, "clean")

@@ -12,8 +12,8 @@ from contract_tests.client import Seen
 from contract_tests.driver import Driver
 from contract_tests.flag import Flag
 from contract_tests.link import Ending, Link, Topic
-from contract_tests.model import DIRECT, Broken, Item, Said, TopicLog, healed
-from contract_tests.project.realtime import facility_history, facility_name
+from contract_tests.model import DIRECT, Broken, Item, Said, TopicLog, Unheard, came, healed
+from contract_tests.project.realtime import facility_echo, facility_history, facility_name
 from contract_tests.wire import BINARY, TEXT
 from shim import Audience, Everyone, Group, History, Position, Session, User, realtime
 from shim.api import sync_bus
@@ -37,7 +37,7 @@ class Outage:
     """Servers hear nothing of Redis: what was published meanwhile, and whether a topic's history was lost before."""
 
     bases: dict[Topic, int] = field(default_factory=dict)
-    published: dict[Topic, list[tuple[int | None, Said, int]]] = field(default_factory=dict)
+    published: dict[Topic, list[Unheard]] = field(default_factory=dict)
 
 
 class Life:
@@ -77,6 +77,10 @@ class Life:
         """What Redis should remember of a topic."""
         return self.logs.setdefault(topic, TopicLog())
 
+    def echoes(self, facility: str) -> bool:
+        """Whether a facility gives everybody their own messages, too (contract 6.5)."""
+        return facility_echo(self.number, is_async=facility == self.facilities[1])
+
     def history_of(self, facility: str) -> tuple[int, float]:
         """What a facility keeps by itself."""
         return facility_history(self.number, is_async=facility == self.facilities[1])
@@ -88,46 +92,61 @@ class Life:
 
     # Publishing
 
-    def publish(self, messages: Sequence[tuple[Topic, Any]], *, kept: Kept = None, how: str = "sync") -> None:
+    def publish(
+        self,
+        messages: Sequence[tuple[Topic, Any]],
+        *,
+        kept: Kept = None,
+        how: str = "sync",
+        sender: str | None = None,
+    ) -> None:
         """Publish, and say what every connection may get of it; `settle` sees to it that it comes."""
         history = None if kept is None else History(*kept)
         triples = [(topic.facility, audience_of(topic), value) for topic, value in messages]
         before = self.driver.now()
         match how:
             case "sync":
-                receipts = [realtime.publish(*triple, history=history) for triple in triples]
+                receipts = [realtime.publish(*triple, history=history, sender=sender) for triple in triples]
             case "async":
-                receipts = [_runner.run(realtime.apublish(*triple, history=history)) for triple in triples]
+                receipts = [self.run(realtime.apublish(*each, history=history, sender=sender)) for each in triples]
             case "many":
-                receipts = realtime.publish_many(triples, history=history)
+                receipts = realtime.publish_many(triples, history=history, sender=sender)
             case "amany":
-                receipts = _runner.run(realtime.apublish_many(triples, history=history))
+                receipts = self.run(realtime.apublish_many(triples, history=history, sender=sender))
             case _:
                 raise ValueError(f"how is one of {_HOWS}, not {how!r}")
         after = self.driver.now()
         for (topic, value), receipt in zip(messages, receipts, strict=True):
-            self.published(topic, value, kept, before, after, receipt.position)
+            self.published(topic, value, kept, before, after, receipt.position, sender)
 
     def published(
-        self, topic: Topic, value: Any, kept: Kept, before: float, after: float, receipt: Position | None = None
+        self,
+        topic: Topic,
+        value: Any,
+        kept: Kept,
+        before: float,
+        after: float,
+        receipt: Position | None = None,
+        sender: str | None = None,
     ) -> None:
         """Something was published between two moments, by whomever."""
         log, said = self.log(topic), Said.of(value)
         size, ttl = self.history_of(topic.facility) if kept is None else kept
         base = log.seq
         margin = self.driver.margin
-        seq = log.publish(said, size, ttl, before - margin, after + margin)
+        seq = log.publish(said, size, ttl, before - margin, after + margin, sender)
         if (receipt is not None) is not (seq is not None) and receipt is not None:
             raise Broken("5.1", f"a message without history has the position {receipt}")
         if receipt is not None and (receipt.seq != seq or not log.is_epoch(log.era, receipt.epoch)):
             raise Broken("3.2", f"the receipt is {receipt}, seq should be {seq} in epoch {log.epochs.get(log.era)}")
+        what = Unheard(seq, said, log.kept[0].seq if log.kept else log.seq + 1, sender)
         if self.outage is not None:
             self.outage.bases.setdefault(topic, base)
-            oldest = log.kept[0].seq if log.kept else log.seq + 1
-            self.outage.published.setdefault(topic, []).append((seq, said, oldest))
+            self.outage.published.setdefault(topic, []).append(what)
             return
         for link in self.listeners(topic):
-            link.allowed.expect(Item("msg", topic.label, "3.1", said, log, log.era, seq))
+            hidden = link.hides(sender)
+            link.allowed.expect(*came(log, topic.label, "3.1", what, v1=link.v1, hidden=hidden))
 
     def listeners(self, topic: Topic) -> list[Link]:
         """Open connections that listen to a topic."""
@@ -156,6 +175,7 @@ class Life:
                     base=0 if topic in lost else outage.bases[topic],
                     v1=link.v1,
                     new_era=topic in lost,
+                    hides=link.hides,
                 )
                 link.allowed.choose(topic.label, choices)
         self.settle()
@@ -203,7 +223,7 @@ class Life:
         """A client sends a message as its protocol has it."""
         link.client.say(*message_payload(link.v1, value))
 
-    def await_reply(self, link: Link, topic: Topic, value: Any, before: float) -> None:
+    def await_reply(self, link: Link, topic: Topic, value: Any, before: float, *, own: bool) -> None:
         """A handler was told to publish, and answers when it has: only then the model knows where the message stands.
 
         What comes before the answer waits unjudged.
@@ -219,7 +239,7 @@ class Life:
             if held and held[-1].op == "closed":
                 break
         link.unseen.extend(held)
-        self.published(topic, value, None, before, self.driver.now())
+        self.published(topic, value, None, before, self.driver.now(), sender=link.id if own else None)
 
     def may_end(self, link: Link, ending: Ending) -> None:
         """A connection ends now, or may; what it might have ended with before, it still may."""

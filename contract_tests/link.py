@@ -53,6 +53,8 @@ class Link:
     Attributes:
         topics: what it listens to, by label. positions: the last that its client knows, by label.
         unseen: what the client read and nobody has judged yet. closed: how it ended.
+        id: the server's name for it. own: whose messages are its own: its id, and that of the one that it continues.
+        echo: it gets its own messages, too (contract 6.5).
         told_move: the server said `move`. reads: False while it has stopped reading. history: the last that it got.
     """
 
@@ -63,6 +65,9 @@ class Link:
     facility: str
     note: str
     query: dict[str, str]
+    id: str
+    own: frozenset[str]
+    echo: bool
     topics: dict[str, Topic] = field(default_factory=dict)
     allowed: Allowed = field(default_factory=Allowed)
     positions: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -77,6 +82,10 @@ class Link:
     def v1(self) -> bool:
         """Which protocol it speaks."""
         return self.client.v1
+
+    def hides(self, origin: str | None) -> bool:
+        """Whether it does not get messages of this origin (contract 6.5)."""
+        return not self.echo and origin in self.own
 
     @property
     def listen(self) -> list[tuple[str, str]]:

@@ -32,12 +32,14 @@ type Messages = Sequence[tuple[int, Any]]
 def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
     """A rule that is written down before it is carried out, so that a failure can be shown whatever Hypothesis does."""
     decorate: Callable[[Any], Any] = rule(**arguments)  # type: ignore[call-overload]  # its overloads are for bundles
-    return lambda function: decorate(_noted(function))
+    return lambda function: decorate(noted(function))
 
 
-def _noted(function: Callable[..., None]) -> Callable[..., None]:
+def noted(function: Callable[..., None]) -> Callable[..., None]:
+    """A step that no chance chooses: written down like a rule."""
+
     @functools.wraps(function)
-    def noted(self: "Basics", **arguments: Any) -> None:
+    def written(self: "Basics", **arguments: Any) -> None:
         if self.driver.is_tired:
             return
         self.program.append((function.__name__, arguments))
@@ -48,7 +50,7 @@ def _noted(function: Callable[..., None]) -> Callable[..., None]:
             self.driver.failed(self.program, error)
             raise
 
-    return noted
+    return written
 
 
 class Basics(RuleBasedStateMachine):
@@ -84,7 +86,7 @@ class Basics(RuleBasedStateMachine):
         names=st.lists(NAMES, min_size=3, max_size=3, unique=True),
         crowd=st.lists(st.tuples(PICK, st.integers(0, 1), st.booleans(), st.integers(0, 3)), min_size=2, max_size=5),
     )
-    @_noted
+    @noted
     def begin(self, names: list[str], crowd: list[tuple[int, int, bool, int]]) -> None:
         """Some people and groups, with the same names; every kind of audience in two facilities."""
         own = [f"{self.life.name}.{name}" for name in names]
@@ -134,12 +136,20 @@ class Basics(RuleBasedStateMachine):
         facility=st.integers(0, 1),
         narrow=st.lists(st.sampled_from(sorted(NARROW)), max_size=2),
         listen=st.lists(st.tuples(st.sampled_from("gggue"), PICK), max_size=3),
+        echo=st.booleans(),
     )
     def connect(
-        self, who: int, place: int, v1: bool, facility: int, narrow: list[str], listen: list[tuple[str, int]]
+        self,
+        who: int,
+        place: int,
+        v1: bool,
+        facility: int,
+        narrow: list[str],
+        listen: list[tuple[str, int]],
+        echo: bool,
     ) -> None:
         """Somebody connects; the audiences are the usual ones, or named by the facility, and narrowed by the client."""
-        self._connect(who, place, v1, facility, narrow, listen, Race())
+        self._connect(who, place, v1, facility, narrow, listen, Race(), echo=echo)
 
     @step(
         who=PICK,
@@ -176,6 +186,8 @@ class Basics(RuleBasedStateMachine):
         narrow: list[str],
         listen: list[tuple[str, int]],
         race: Race,
+        *,
+        echo: bool = False,
     ) -> None:
         links = self.life.open_links()
         if len(links) >= MOST_LINKS:
@@ -189,14 +201,16 @@ class Basics(RuleBasedStateMachine):
             narrow=narrow,
             listen=_audiences(listen, self.names),
             race=race,
+            more={"echo": ""} if echo else None,
         )
 
     @step(
         pick=PICK,
         back=st.integers(0, 5),
         forged=st.sampled_from([None, None, None, "epoch", "future", "huge", "negative", "stranger"]),
+        was=st.sampled_from(["own", "own", "nobody's", "other's"]),
     )
-    def resume(self, pick: int, back: int, forged: str | None) -> None:
+    def resume(self, pick: int, back: int, forged: str | None, was: str) -> None:
         """A v1 client comes back with the positions that it had, some steps earlier, or with made-up ones."""
         came = [link for link in self.life.links if link.v1 and link.positions]
         if not came:
@@ -231,6 +245,8 @@ class Basics(RuleBasedStateMachine):
             narrow=[word.removeprefix("subscribe-") for word in old.query if word.startswith("subscribe-")],
             listen=old.listen,
             resume=positions,
+            was={"own": old.id, "other's": self.life.links[pick % len(self.life.links)].id}.get(was),
+            more={"echo": ""} if "echo" in old.query else None,
         )
 
     # Publishing
@@ -305,20 +321,44 @@ class Basics(RuleBasedStateMachine):
         self.life.settle()
         self.life.hold("6.1")
 
-    @step(pick=PICK, to=PICK, value=st.one_of(st.text("abc", max_size=5), st.lists(st.integers(), max_size=2)))
-    def publish_from_handler(self, pick: int, to: int, value: Any) -> None:
-        """A client has a handler publish something to its facility."""
+    @step(
+        pick=PICK,
+        to=PICK,
+        value=st.one_of(st.text("abc", max_size=5), st.lists(st.integers(), max_size=2)),
+        own=st.booleans(),
+    )
+    def publish_from_handler(self, pick: int, to: int, value: Any, own: bool) -> None:
+        """A client has a handler publish something to its facility, perhaps as its own message (contract 6.5)."""
         link = self.link(pick)
         if link is None:
             return
-        mine = [topic for topic in self.topics if topic.facility == link.facility]
-        topic = mine[to % len(mine)]
+        topic = self._topic_of(link, to)
         before = self.driver.now()
-        self.life.say(link, {"do": "publish", "to": [topic.kind, topic.name], "value": value})
+        self.life.say(link, {"do": "publish", "to": [topic.kind, topic.name], "value": value, "own": own})
         self.life.say(link, "done")
         link.allowed.expect(Item("msg", DIRECT, "6.1", Said("text", "done")))
-        self.life.await_reply(link, topic, value, before)
+        self.life.await_reply(link, topic, value, before, own=own)
         self.life.settle()
+        if own:
+            self.life.hold("6.5")
+
+    @step(pick=PICK, to=PICK, values=st.lists(VALUES, min_size=1, max_size=3), kept=HISTORIES, how=HOW)
+    def publish_for(self, pick: int, to: int, values: list[Any], kept: Kept, how: str) -> None:
+        """Somebody publishes messages that are a connection's own, to what it listens to; others say the same."""
+        link = self.link(pick)
+        if link is None:
+            return
+        topic = self._topic_of(link, to)
+        self.life.publish([(topic, value) for value in values], kept=kept, how=how, sender=link.id)
+        self.life.publish([(topic, values[0])], kept=kept, how=how)
+        self.life.settle()
+        self.life.hold("6.5")
+
+    def _topic_of(self, link: Link, number: int) -> Topic:
+        """A topic of a connection's facility, often one that it listens to."""
+        mine = list(link.topics.values()) if number % 3 else []
+        topics = mine or [topic for topic in self.topics if topic.facility == link.facility]
+        return topics[number % len(topics)]
 
     # Leaving
 

@@ -5,18 +5,21 @@ of each backend on one Redis in memory, with flips, so it is what `mixed` is.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from urllib.parse import unquote
 
 from django.test.client import Client as HttpClient
+from django.test.utils import override_settings
 
 from contract_tests.client import SUBPROTOCOL, Client, Seen
-from contract_tests.driver import ENDPOINT, Driver
+from contract_tests.driver import ENDPOINT, Driver, overridden
 from contract_tests.flag import Flag
 from contract_tests.project.servers import ContractServers
 from contract_tests.servers import BACKENDS, WORKERS
 from contract_tests.wire import BINARY, TEXT, Head, handshake_headers
+from shim.core.cohorts import Cohort
 from shim.door import Handshake
 from shim.testing import InMemory, MemoryServer, Refused
 from shim.testing import MemoryClient as Line
@@ -37,16 +40,38 @@ class NoServers(ContractServers):
     def __init__(self, directory: Path) -> None:
         super().__init__(1, directory=directory, redis_url="memory://", backends=())
         self.processes: dict[str, list[MemoryServer]] = {}
+        self._overrides = ExitStack()
 
     def start(self) -> None:
         """See `Servers`."""
         super().start()
         self.world = InMemory()
         self.world.__enter__()
-        self.processes = {name: [self.world.serve(name) for _ in range(WORKERS)] for name in BACKENDS}
+        self.serve()
+
+    def serve(self) -> None:
+        """Start the processes of both backends."""
+        self.processes = {name: [self._process(name) for _ in range(WORKERS)] for name in BACKENDS}
+
+    def replace(self, process: MemoryServer) -> None:
+        """Another one takes the place of one that is dead."""
+        self.world.servers.remove(process)
+        processes = self.processes[process.backend]
+        processes[processes.index(process)] = self._process(process.backend)
+
+    def _process(self, name: Cohort) -> MemoryServer:
+        process = self.world.serve(name)
+        process.poll_flag()  # as a real one does that finds none on Redis
+        return process
+
+    def override(self, overrides: Mapping[str, Any]) -> None:
+        """Settings for processes that start from now on; of earlier ones nothing is left."""
+        self._overrides.close()
+        self._overrides.enter_context(override_settings(**overrides))
 
     def stop(self) -> None:
         """See `Servers`."""
+        self._overrides.close()
         if self.processes:
             self.processes = {}
             self.world.__exit__(None, None, None)
@@ -59,6 +84,7 @@ class Memory(Driver):
     name = "memory"
     places = BACKENDS
     flips = True
+    handlers_wait: ClassVar[bool] = False  # a handler runs inside of what calls it
     has_frames: ClassVar[bool] = False  # messages are handed over whole: there is nothing between client and protocol
     margin: ClassVar[float] = 0.001  # one clock, and Redis counts milliseconds
 
@@ -93,6 +119,7 @@ class Memory(Driver):
         self, place: str, path: str, *, v1: bool, headers: Mapping[str, str], receive_buffer: int | None = None
     ) -> Client:
         """See `Driver`. Nothing is kept for one that does not read."""
+        self.world.outbox.clear()  # nobody looks at it
         processes = self._servers.processes[place]
         processes.append(processes.pop(0))  # each takes its turn
         name, _, query = path.partition("?")
@@ -113,9 +140,38 @@ class Memory(Driver):
         """See `Driver`."""
         killed = cast("MemoryServer", process)
         killed.kill()
-        self.world.servers.remove(killed)
-        processes = self._servers.processes[killed.backend]
-        processes[processes.index(killed)] = self.world.serve(killed.backend)
+        self._servers.replace(killed)
+
+    @property
+    def can_stop_redis(self) -> bool:
+        """See `Driver`."""
+        return True
+
+    def stop_redis(self, how: str) -> None:
+        """See `Driver`. Nothing in memory is silent: it is there or not."""
+        self.world.redis.stop()
+        if how == "lost":
+            self.world.redis.flush()
+
+    def start_redis(self, how: str) -> None:
+        """See `Driver`."""
+        self.world.redis.start()
+
+    def stop_servers(self) -> None:
+        """See `Driver`."""
+        for server in self.world.servers:
+            server.drain()
+
+    def start_servers(self, overrides: Mapping[str, Any]) -> None:
+        """See `Driver`."""
+        self.world.settle()
+        for server in self.world.servers:
+            server.kill()
+        self.world.servers.clear()
+        self._servers.override({})  # what is said below is beside the project's own settings
+        self.overrides = overridden(overrides)
+        self._servers.override(self.overrides)
+        self._servers.serve()
 
     def hang_up(self) -> None:
         """See `Driver`."""

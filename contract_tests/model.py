@@ -10,7 +10,7 @@ there are several states, and what is observed takes away those that it contradi
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,8 +90,8 @@ class Item:
 
     Attributes:
         op: as in `Seen`. stream: the topic's label, or `DIRECT`. clause: what is broken if it does not come.
-        said: of a `msg`. seq: of a `msg` with history or a `gap`, in `era` of `log`. id: of an `ack` or an `error`.
-        maybe: it need not come.
+        said: of a `msg`. seq: of a `msg` with history, a `skip` or a `gap`, in `era` of `log`.
+        id: of an `ack` or an `error`. maybe: it need not come.
     """
 
     op: str
@@ -137,13 +137,31 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """A message that was published while servers heard nothing.
+
+    Attributes:
+        seq: None without history. oldest: the first that the history still held then. origin: as of `Kept`.
+    """
+
+    seq: int | None
+    said: Said
+    oldest: int
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
-    """A message in a topic's history, and when it is forgotten: not before `alive_until`, surely by `gone_by`."""
+    """A message in a topic's history, and when it is forgotten: not before `alive_until`, surely by `gone_by`.
+
+    `origin` is the id of the connection whose message it is.
+    """
 
     seq: int
     said: Said
     alive_until: float
     gone_by: float
+    origin: str | None = None
 
 
 @dataclass(slots=True)
@@ -161,13 +179,15 @@ class TopicLog:
     kept: list[Kept] = field(default_factory=list)
     published: set[Said] = field(default_factory=set)
 
-    def publish(self, said: Said, size: int, ttl: float, before: float, after: float) -> int | None:
+    def publish(
+        self, said: Said, size: int, ttl: float, before: float, after: float, origin: str | None = None
+    ) -> int | None:
         """A message was published between two moments: its `seq`, None without history."""
         self.published.add(said)
         if not size:
             return None
         self.seq += 1
-        self.kept.append(Kept(self.seq, said, before + ttl, after + ttl))
+        self.kept.append(Kept(self.seq, said, before + ttl, after + ttl, origin))
         del self.kept[:-size]
         return self.seq
 
@@ -278,32 +298,32 @@ def _distinct(states: Iterable[State]) -> list[State]:
 def healed(
     log: TopicLog,
     stream: str,
-    published: Sequence[tuple[int | None, Said, int]],
+    published: Sequence[Unheard],
     *,
     base: int,
     v1: bool,
     new_era: bool,
+    hides: Callable[[str | None], bool],
 ) -> list[list[Item]]:
     """What a connection may get of messages that were published while its server heard nothing (contract 7.4).
 
     Args:
         log: the topic, after all of it. stream: its label.
-        published: `seq` (None without history), payload, and the first `seq` that the history still held then.
-        base: the last `seq` before. v1: its clients are told of gaps. new_era: the history was lost before the first.
+        published: what was published then, in order. base: the last `seq` before.
+        v1: its clients are told of gaps. new_era: the history was lost before the first.
+        hides: whether the connection does not get what has this origin (contract 6.5).
     """
     choices: list[list[Item]] = []
     for healed_at in range(len(published) + 1):
-        with_history = [seq for seq, _, _ in published[:healed_at] if seq is not None]
-        oldest = published[healed_at - 1][2] if healed_at else base + 1
+        with_history = [each for each in published[:healed_at] if each.seq is not None]
+        oldest = published[healed_at - 1].oldest if healed_at else base + 1
         items: list[Item] = []
         first = base + 1
         if with_history and (oldest > first or new_era):
             first = oldest
-        for seq, said, _ in published:
-            if seq is None:
-                items.append(Item("msg", stream, "7.4", said, maybe=True))
-            elif seq >= first:
-                items.append(Item("msg", stream, "7.4", said, log, log.era, seq))
+        for each in published:
+            if each.seq is None or each.seq >= first:
+                items += came(log, stream, "7.4", each, v1=v1, hidden=hides(each.origin), maybe=each.seq is None)
         if not v1 or (first == base + 1 and not new_era):
             choices.append(items)
             continue
@@ -312,6 +332,17 @@ def healed(
         noticed = next((index for index, item in enumerate(items) if item.seq is not None), len(items))
         choices += [[*items[:index], gap, *items[index:]] for index in range(noticed + 1)]
     return _different(choices)
+
+
+def came(
+    log: TopicLog, stream: str, clause: str, what: Unheard | Kept, *, v1: bool, hidden: bool, maybe: bool = False
+) -> list[Item]:
+    """A message of a topic as one connection gets it; of its own that it does not want, v1 gets the position (6.5)."""
+    if not hidden:
+        return [Item("msg", stream, clause, what.said, log, log.era, what.seq, maybe=maybe)]
+    if v1 and what.seq is not None:
+        return [Item("skip", stream, "6.5", None, log, log.era, what.seq, maybe=maybe)]
+    return []
 
 
 def _different(choices: list[list[Item]]) -> list[list[Item]]:

@@ -41,14 +41,15 @@ class Outages(Basics):
             self.life.publish([(topic, value)], kept=kept)
         self.life.heal(outage, frozenset({topic}))
 
-    @step(messages=WHILE_DEAF)
-    def redis_hangs_up(self, messages: list[tuple[int, Any, Kept]]) -> None:
+    @step(messages=WHILE_DEAF, pick=PICK, own=st.booleans())
+    def redis_hangs_up(self, messages: list[tuple[int, Any, Kept]], pick: int, own: bool) -> None:
         """All servers' subscriptions are cut: what has a history is completed from it, without gap or duplicate."""
         outage = self.life.outage = Outage()
         self.life.shake()
+        sender = self.link(pick) if own else None
         self.driver.hang_up()
         for to, value, kept in messages:
-            self.life.publish([(self.heard_topic(to), value)], kept=kept)
+            self.life.publish([(self.heard_topic(to), value)], kept=kept, sender=sender.id if sender else None)
         self.life.heal(outage)
 
     @step(pick=PICK, dice=RARE)

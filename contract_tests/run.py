@@ -27,6 +27,7 @@ class Order:
 
     Attributes:
         driver: its name. examples, steps: so many lives of so many steps. seed: what chance begins with.
+        acts: so often what takes seconds is done, see `contract_tests.acts`.
         directory: for servers' files. database: of examples that failed, to begin with; None remembers nothing.
         redis_url: None starts a Valkey.
     """
@@ -34,6 +35,7 @@ class Order:
     driver: str
     examples: int
     steps: int
+    acts: int
     seed: int
     directory: str
     database: str | None = None
@@ -43,7 +45,8 @@ class Order:
 def run(order: Order) -> bool:
     """Carry out an order; whether the contract held."""
     with DRIVERS[order.driver].servers_in(Path(order.directory), order.redis_url) as servers:
-        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django to be set up
+        from contract_tests.acts import play  # noqa: PLC0415  # they need Django to be set up
+        from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415
         from contract_tests.model import Broken  # noqa: PLC0415
         from contract_tests.replay import test_of  # noqa: PLC0415
 
@@ -61,6 +64,13 @@ def run(order: Order) -> bool:
                 if not driver.has_failed:
                     raise
             number += 1
+        for number in range(order.acts):
+            if not driver.has_failed:
+                try:
+                    play(driver, machine, order.seed + number)
+                except Exception:
+                    if not driver.has_failed:
+                        raise
         if (failure := driver.failure) is not None:
             broken = failure.error
             teller.say(

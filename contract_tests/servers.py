@@ -34,6 +34,7 @@ BACKENDS: Final = (LEGACY, CHANNELS)
 WORKERS: Final = 2  # of each server: several processes, so that what goes wrong between them shows
 START_TIMEOUT: Final = 60.0  # seconds for everything to answer, on a machine that is busy with other things
 STOP_TIMEOUT: Final = 5.0  # seconds for a server to end by itself
+DRAIN_TIMEOUT: Final = 20.0  # and for one that takes leave of its connections first
 PROBE_TIMEOUT: Final = 5.0
 WATCH_SECONDS: Final = 1.0
 
@@ -108,12 +109,31 @@ class Servers:
 
     def stop(self) -> None:
         """End every process that was started. Idempotent."""
-        for part in self.parts.values():
-            part.terminate()  # all of them, before waiting for the first
+        self.terminate()  # all of them, before waiting for the first
         for part in self.parts.values():
             part.stop(STOP_TIMEOUT)
         if self.valkey is not None:
             self.valkey.stop()
+
+    def terminate(self) -> None:
+        """Ask every server to end (SIGTERM); returns at once."""
+        for part in self.parts.values():
+            part.terminate()
+
+    def restart(self, env: Mapping[str, str]) -> None:
+        """End the servers, if they have not ended by themselves, and start them again; returns when all answer.
+
+        Args:
+            env: more variables for them, from now on.
+
+        Raises:
+            StackError: they do not answer.
+        """
+        self.terminate()
+        for part in self.parts.values():
+            part.stop(DRAIN_TIMEOUT)
+        self.env.update(env)
+        self._start_servers()
 
     def __enter__(self) -> Self:
         self.start()
@@ -154,6 +174,9 @@ class Servers:
         self.directory.mkdir(parents=True)
         self._start_redis()
         self.seed()
+        self._start_servers()
+
+    def _start_servers(self) -> None:
         commands = {LEGACY: self._uwsgi, CHANNELS: self._gunicorn}
         for name in self.backends:
             log = self.directory / f"{name}.log"

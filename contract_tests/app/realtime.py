@@ -11,7 +11,8 @@ In the query string of a handshake:
 
 A message `{"do":…}`, as JSON or as text, is obeyed; every message is written down:
 
-* `{"do":"echo","value":…}` sends something back; `{"do":"publish","to":["g","team-a"],"value":…}` publishes it;
+* `{"do":"echo","value":…}` sends something back; `{"do":"publish","to":["g","team-a"],"value":…}` publishes it as the
+  connection's own message, with `"own":false` as nobody's;
 * `{"do":"wait","gate":…}` waits for a gate; `{"do":"raise"}` raises; `{"do":"deny","reason":…}` is not allowed;
 * `{"do":"close","code":4123,"reason":…}` closes the connection; `{"do":"query"}` asks the database something.
 """
@@ -54,12 +55,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Publish something to an audience of the connection's facility, as the connection's own message."""
+    """Publish something to an audience of the connection's facility, as somebody's own message or nobody's."""
 
     facility: str
     audience: Audience
     value: object
-    sender: Connection
+    sender: Connection | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class _Told(Facility):
             case {"do": "echo", "value": value}:
                 connection.send(value)
             case {"do": "publish", "to": [kind, name], "value": value}:
-                yield Publish(connection.facility, AUDIENCES[kind](name), value, connection)
+                sender = connection if told.get("own", True) else None
+                yield Publish(connection.facility, AUDIENCES[kind](name), value, sender)
             case {"do": "wait", "gate": gate}:
                 yield Wait(gate)
             case {"do": "query"}:

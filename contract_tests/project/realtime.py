@@ -25,6 +25,11 @@ def facility_history(life: int, *, is_async: bool) -> tuple[int, float]:
     return (3, 300.0) if is_async and life % 2 else (100, 300.0)
 
 
+def facility_echo(life: int, *, is_async: bool) -> bool:
+    """Whether a facility is like ours, or compatible with ws4redis (contract 6.5): each life has one of either."""
+    return (life % 2 == 0) is is_async
+
+
 def _is_command(message: Message) -> bool:
     value = message.value
     return value.startswith('{"do":') if isinstance(value, str) else isinstance(value, dict) and "do" in value
@@ -34,6 +39,7 @@ def _declare(life: int) -> None:
     class Life(Contract):
         name = facility_name(life, is_async=False)
         history = History(*facility_history(life, is_async=False))
+        echo = facility_echo(life, is_async=False)
 
         def receive(self, connection: Connection, message: Message) -> None:
             if _is_command(message):
@@ -44,6 +50,7 @@ def _declare(life: int) -> None:
     class AsyncLife(AsyncContract):
         name = facility_name(life, is_async=True)
         history = History(*facility_history(life, is_async=True))
+        echo = facility_echo(life, is_async=True)
 
         async def receive(self, connection: Connection, message: Message) -> None:
             if _is_command(message):

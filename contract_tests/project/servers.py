@@ -2,12 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 import django
 from django.core.management import call_command
 
 from contract_tests.servers import Servers
+from shim.bus.embedded import EmbeddedValkey
+
+_DUMP: Final = "dump.rdb"
+
+OVERRIDES: Final = "CONTRACT_SETTINGS"
+"""The variable with settings, as JSON, that servers run with beside their own."""
 
 
 class ContractServers(Servers):
@@ -18,6 +24,15 @@ class ContractServers(Servers):
     asgi: ClassVar[str] = "contract_tests.project.asgi:application"
     root: ClassVar[Path] = Path(__file__).resolve().parents[2]
     facility: ClassVar[str] = "contract"
+
+    def __init__(self, port_base: int, **others: Any) -> None:
+        super().__init__(port_base, **others)
+        if self.valkey is not None:  # it saves its data when it is told to, and only then
+            self.valkey = EmbeddedValkey(self.valkey.port, config={"dir": str(self.directory), "dbfilename": _DUMP})
+
+    def forget(self) -> None:
+        """Of a Redis that has ended nothing is left."""
+        (self.directory / _DUMP).unlink(missing_ok=True)
 
     @property
     def notes(self) -> Path:

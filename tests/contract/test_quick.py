@@ -29,5 +29,4 @@ def test_every_driver_keeps_the_contract() -> None:
     for counts in summary["drivers"].values():
         assert counts["failed"] == 0
         assert counts["examples"] >= 30
-    assert summary["clauses"]["total"] == len(CLAUSES)
-    assert summary["clauses"]["covered"] >= 24
+    assert summary["clauses"] == {"total": len(CLAUSES), "covered": len(CLAUSES)}
