@@ -9,6 +9,7 @@ Everything happens in one event loop, so the pure core needs no lock.
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,8 @@ from shim.core.connection import Connection, End, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
-from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
+from shim.core.live import hub_for
 from shim.core.node import Due, Node
 from shim.core.wire import Position
 from shim.probes import readiness
@@ -45,7 +47,7 @@ class Process:
         """Make it; `start` sets it going."""
         self.conf = conf()
         self.bus = async_bus()
-        self.hub = Hub(self.conf.prefix, control=self._told)
+        self.hub = hub_for(self.conf.wire, self.conf.prefix, name=secrets.token_hex(8), control=self._told)
         self.node = Node(
             ChannelsBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random
         )

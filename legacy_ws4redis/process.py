@@ -10,6 +10,7 @@ import logging
 import os
 import queue
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,8 @@ from shim.core.connection import Connection, End, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
-from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
+from shim.core.live import hub_for
 from shim.core.node import Due, Node
 from shim.core.wire import Position
 from shim.probes import readiness
@@ -50,7 +52,7 @@ class Process:
         self.conf = conf()
         self.bus = sync_bus()
         self.lock = threading.Lock()
-        self.hub = Hub(self.conf.prefix, control=self._told)
+        self.hub = hub_for(self.conf.wire, self.conf.prefix, name=secrets.token_hex(8), control=self._told)
         self.node = Node(LegacyBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
         self._first_answer = threading.Event()
         self._reads: queue.SimpleQueue[tuple[ReadRequest, ...]] = queue.SimpleQueue()

@@ -66,9 +66,10 @@ def _many_ready(
     limit, usual = settings_.max_message, settings_.history
     ready = []
     for facility, audience, message in messages:
-        kind, body = carried(message, limit)
+        topic, (kind, body) = Topic(facility, audience), carried(message, limit)
+        settings_.wire.check(topic, body)
         kept = history_of(facility, usual) if history is None else history
-        ready.append(_Ready(Topic(facility, audience), kind, body, kept, origin))
+        ready.append(_Ready(topic, kind, body, kept, origin))
     return ready
 
 
@@ -245,13 +246,13 @@ class _PerProcess[T]:
 def _make_sync_bus() -> SyncBus:
     url = redis_url()
     kind = MemoryBus if is_memory(url) else SyncBus
-    return kind(url, prefix=conf().prefix, timeout=conf().timeout)
+    return kind(url, prefix=conf().prefix, timeout=conf().timeout, wire=conf().wire)
 
 
 def _make_async_bus() -> AsyncBus:
     url = redis_url()
     kind = AsyncMemoryBus if is_memory(url) else AsyncBus
-    return kind(url, prefix=conf().prefix, timeout=conf().timeout)
+    return kind(url, prefix=conf().prefix, timeout=conf().timeout, wire=conf().wire)
 
 
 sync_bus: Callable[[], SyncBus] = _PerProcess(_make_sync_bus)

@@ -30,7 +30,7 @@ class ShimConfig(AppConfig):
         """Called by Django once all apps are loaded."""
         from shim import checks, facility, rollout  # noqa: F401, PLC0415  # they need the app registry
         from shim.ws4redis import checks as _  # noqa: F401, PLC0415  # likewise
-        from shim.ws4redis import session  # noqa: PLC0415
+        from shim.ws4redis import session, wire  # noqa: F401, PLC0415
 
         facility.discover()
         rollout.connect_signals()

@@ -40,7 +40,7 @@ _COOKIE_SESSIONS: Final = "django.contrib.sessions.backends.signed_cookies"
 
 @checks.register(TAG)
 def check_values(**_: Any) -> Found:
-    """The values of settings: E001, E002, E004, E005, E008 to E010, E012 to E016, E021, E022."""
+    """The values of settings: E001, E002, E004, E005, E008 to E010, E012 to E016, E021, E022, E025."""
     faults = read()[1]
     return [checks.Error(fault.message, hint=fault.hint, id=f"realtime.{fault.id}") for fault in faults]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf, isfinite
+from threading import RLock
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from shim.core.errors import shown
 from shim.core.history import History
 from shim.core.message import MAX_MESSAGE_BYTES
 from shim.core.node import Pace
+from shim.core.wires import RealtimeWire, Sent, Wire, Ws4redisWire
 from shim.ws4redis import settings as ws4redis_settings
 from shim.ws4redis.settings import Ws4redis
 
@@ -34,6 +36,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "REALTIME": {},
     "REALTIME_REDIS_URL": None,
     "REALTIME_PREFIX": "rt",
+    "REALTIME_WIRE": "realtime",
     "REALTIME_TIMEOUT": 2.0,
     "REALTIME_FLAG": "realtime_channels",
     "REALTIME_FORCE_BACKEND": None,
@@ -49,6 +52,9 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "REALTIME_WS4REDIS": False,
 }
 """Every setting, and what it is where a project does not say (docs/reference/settings.md)."""
+
+WIRES: Final = ("realtime", "ws4redis")
+"""What `REALTIME_WIRE` may be."""
 
 MAX_FLAG_CHARACTERS: Final = 100  # of the name of a waffle flag
 
@@ -100,6 +106,7 @@ class Conf:
         backends: by name, `legacy` and `channels` (`REALTIME`).
         redis_url: None means the embedded Valkey, in DEBUG only (`REALTIME_REDIS_URL`).
         prefix: first part of all Redis names (`REALTIME_PREFIX`).
+        wire: how messages travel on Redis (`REALTIME_WIRE`).
         timeout: seconds for anything asked of Redis (`REALTIME_TIMEOUT`, contract 7.3).
         flag: name of the waffle flag (`REALTIME_FLAG`).
         force_backend: the backend for everybody, above the flag (`REALTIME_FORCE_BACKEND`, contract 8.6).
@@ -116,6 +123,7 @@ class Conf:
     backends: Mapping[str, BackendConf]
     redis_url: str | None
     prefix: str
+    wire: Wire
     timeout: float
     flag: str
     force_backend: Cohort | None
@@ -165,10 +173,12 @@ def read() -> tuple[Conf, Sequence[Fault]]:
     if pace.move_least > pace.move_most:
         reader.fault("E016", f"REALTIME_PACE: move_least {pace.move_least!r} is over move_most {pace.move_most!r}.")
         pace = Pace()
+    prefix = reader.prefix()
     found = Conf(
         backends=reader.backends(),
         redis_url=reader.redis_url(),
-        prefix=reader.prefix(),
+        prefix=prefix,
+        wire=reader.wire(prefix),
         timeout=reader.seconds("REALTIME_TIMEOUT"),
         flag=reader.flag(),
         force_backend=reader.force_backend(),
@@ -207,6 +217,7 @@ _HINTS: Final = {
     "E016": f"It may have {', '.join(_PACE)}; see docs/reference/settings.md.",
     "E021": "Give up to 64 ASCII letters, digits and '_', and no name that Django uses; or None for no cookie.",
     "E022": "ws4redis's own settings mean what they did; docs/reference/ws4redis.md has them all.",
+    "E025": "Give 'ws4redis' while processes with django-websocket-redis use the same Redis, else leave it out.",
 }
 
 
@@ -257,6 +268,17 @@ class _Reader:
         except ValueError as error:
             self.fault("E008", f"{error}.")
             return str(DEFAULTS["REALTIME_PREFIX"])
+
+    def wire(self, prefix: str) -> Wire:
+        name = _value("REALTIME_WIRE")
+        if name == "ws4redis":
+            values, wrong = ws4redis_settings.read()
+            for message in wrong if _value("REALTIME_WS4REDIS") is not True else ():  # there `ws4redis` says so
+                self.fault("E022", message)
+            return Ws4redisWire(values.prefix, values.heartbeat, Sent(RLock()))
+        if name != "realtime":
+            self.fault("E025", f"REALTIME_WIRE is {' or '.join(map(repr, WIRES))}, not {shown(name)}.")
+        return RealtimeWire(prefix)
 
     def seconds(self, name: str) -> float:
         return float(self._number(name, _value(name), (0.001, 3_600.0), "E009", DEFAULTS[name]))

@@ -199,8 +199,11 @@ def _elsewhere(handshake: Handshake, facility: str, node: Node) -> Elsewhere | N
     """Where a move would lead (contract 8.3): what discovery says of the other backend; None where it could not.
 
     Also None where both have one address, behind a front door that routes by a cookie: what sets that cookie is the
-    endpoint, which a client asks when it has been closed.
+    endpoint, which a client asks when it has been closed. And None on a wire without positions, where a client with two
+    connections could not tell what the new one repeats.
     """
+    if not conf().wire.has_positions:
+        return None
     other = LEGACY if node.backend == CHANNELS else CHANNELS
     request = request_of(handshake)
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests import debian
+from tests.mixed import old
 
 # Most tests wait for servers and clients, so one process more than there are cores; a file's servers serve its tests.
 PARALLEL = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile")
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1 if failed else 0
     if not arguments:  # the whole of it; who asks for a part gets that and nothing else
         debian.install()
+        old.prepare()
         arguments = PARALLEL
     tally = Tally()
     code = pytest.main(list(arguments), plugins=[tally])

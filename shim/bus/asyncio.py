@@ -13,15 +13,17 @@ from typing import Final, cast
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as LinkTimeout
 
-from shim.bus.commands import META_TTL, Argument, Command, Commands, Exchange, Outgoing, heard, subscriptions
+from shim.bus.commands import META_TTL, Argument, Command, Exchange, Outgoing, heard, subscriptions
 from shim.bus.endpoint import Endpoint, client_name
 from shim.bus.link_asyncio import Link, Pool, dial
+from shim.bus.ws4redis import commands_for
 from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, ReadResult
 from shim.core.message import Kind
 from shim.core.names import Topic
 from shim.core.pacing import backoff
 from shim.core.wire import Position
+from shim.core.wires import Wire
 
 MAX_CONNECTIONS: Final = 50
 """Most connections of one bus in one event loop; a publish that finds none free waits for one, within its time-out."""
@@ -43,6 +45,7 @@ class AsyncBus:
         prefix: first part of all Redis names (`REALTIME_PREFIX`).
         timeout: seconds for one call, waiting for a free connection included.
         meta_ttl: seconds that a topic's epoch and seq outlive its last use.
+        wire: how messages travel (`REALTIME_WIRE`); None is our own wire.
         max_connections: most connections in one event loop.
 
     Raises:
@@ -56,11 +59,12 @@ class AsyncBus:
         prefix: str,
         timeout: float = 2.0,
         meta_ttl: float = META_TTL,
+        wire: Wire | None = None,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self.endpoint = Endpoint.of(url)
         self.timeout = timeout
-        self._commands = Commands(prefix, meta_ttl)
+        self._commands = commands_for(wire, prefix, meta_ttl)
         self._size = max_connections
         self._pools: dict[asyncio.AbstractEventLoop, tuple[Pool, AsyncGenerator[None]]] = {}
 
@@ -172,6 +176,8 @@ class AsyncBus:
             return cast("T", done.value)
         except (RedisError, OSError) as error:
             raise self.endpoint.unavailable(what, error, self.timeout) from error
+        finally:
+            exchange.close()  # one that was not finished may have something to take back
 
 
 class AsyncSubscription:

@@ -94,7 +94,7 @@ class Commands:
         history = outgoing[3]
         if not history.size:
             (reply,) = yield [self._plain(outgoing)]
-            _checked(reply)
+            checked(reply)
             return None
         return (yield from _published(self._arguments(outgoing)))
 
@@ -124,7 +124,7 @@ class Commands:
             for index, reply in zip(refused, again, strict=True):
                 replies[index] = reply
         for reply in replies:
-            _checked(reply)
+            checked(reply)
         positions: list[Position | None] = []
         for part, reply in zip(parts, replies, strict=True):
             positions += _positions(reply, part.count) if part.is_scripted else [None]
@@ -155,12 +155,12 @@ class Commands:
     def execute(self, command: Command) -> Exchange[object]:
         """Send one command as it is; the answer as Redis gave it."""
         (reply,) = yield [command]
-        return _checked(reply)
+        return checked(reply)
 
     def ping(self) -> Exchange[None]:
         """Ask whether Redis is there."""
         (reply,) = yield [("PING",)]
-        _checked(reply)
+        checked(reply)
 
     def _parts(self, messages: Iterable[Outgoing]) -> Iterator["_Part"]:
         """The commands: neighbours of one topic share a call of the script, which costs Redis half as much."""
@@ -180,7 +180,7 @@ class Commands:
                 yield _Part(tuple(arguments), count)
                 begun = None
             if begun:
-                arguments += (kind.value, _origin(origin) or NOBODY, body)
+                arguments += (kind.value, origin_of(origin) or NOBODY, body)
             else:
                 begun, count, size = (channel, history), 0, 0
                 arguments = list(self._scripted(channel, kind, body, history, origin))
@@ -191,7 +191,7 @@ class Commands:
 
     def _plain(self, outgoing: Outgoing) -> Command:
         topic, kind, body, _, origin = outgoing
-        return ("PUBLISH", topic.channel(self.prefix), encode_bare(kind, body, _origin(origin)))
+        return ("PUBLISH", topic.channel(self.prefix), encode_bare(kind, body, origin_of(origin)))
 
     def _arguments(self, outgoing: Outgoing) -> Command:
         topic, kind, body, history, origin = outgoing
@@ -207,7 +207,7 @@ class Commands:
             ms(history.ttl),
             ms(self.meta_ttl),
             kind.value,
-            _origin(origin) or NOBODY,
+            origin_of(origin) or NOBODY,
             body,
         )
 
@@ -261,7 +261,7 @@ def heard(reply: object) -> tuple[str, bytes | None] | None:
     Raises:
         RedisError: it was an error.
     """
-    match _checked(reply):
+    match checked(reply):
         case [b"message", bytes(channel), bytes(data)]:
             return channel.decode(), data
         case [b"subscribe", bytes(channel), _]:
@@ -269,7 +269,12 @@ def heard(reply: object) -> tuple[str, bytes | None] | None:
     return None
 
 
-def _origin(origin: str | None) -> str | None:
+def origin_of(origin: str | None) -> str | None:
+    """Look at the origin of a message before it goes to Redis.
+
+    Raises:
+        ValueError: it is no connection's id.
+    """
     if origin is not None and not _ORIGIN.fullmatch(origin):
         raise ValueError(f"an origin is a connection id of 1 to 128 visible ASCII characters, not {shown(origin)}")
     return origin
@@ -289,7 +294,8 @@ def _trusted(after: Position | None) -> Position:
     return Position("", 0)
 
 
-def _checked(reply: object) -> object:
+def checked(reply: object) -> object:
+    """An answer, or what was raised instead of one."""
     if isinstance(reply, Exception):
         raise reply
     return reply
@@ -297,7 +303,7 @@ def _checked(reply: object) -> object:
 
 def _position(reply: object) -> Position:
     try:
-        epoch, seq = cast("tuple[bytes, int]", _checked(reply))
+        epoch, seq = cast("tuple[bytes, int]", checked(reply))
         return Position(epoch.decode("ascii"), int(seq))
     except (TypeError, ValueError, AttributeError):
         _not_an_answer(reply)
@@ -311,7 +317,7 @@ def _positions(reply: object, count: int) -> list[Position]:
 
 def _result(request: ReadRequest, reply: object) -> ReadResult:
     try:
-        epoch, seq, records = cast("tuple[bytes, int, list[bytes]]", _checked(reply))
+        epoch, seq, records = cast("tuple[bytes, int, list[bytes]]", checked(reply))
         position = Position(epoch.decode("ascii"), int(seq))
     except (TypeError, ValueError, AttributeError):
         _not_an_answer(reply)

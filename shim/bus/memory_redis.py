@@ -59,6 +59,14 @@ class _Log:
     entries: deque[_Entry] = field(default_factory=deque)
 
 
+@dataclass(frozen=True, slots=True)
+class _String:
+    """A plain value."""
+
+    value: bytes
+    ends: int
+
+
 class Line:
     """One connection to a `MemoryRedis`. Thread-safe.
 
@@ -69,11 +77,13 @@ class Line:
     Attributes:
         ended: why it has ended, or None.
         channels: what it is subscribed to.
+        queued: the commands of a transaction that has begun, None outside of one.
     """
 
     def __init__(self, redis: "MemoryRedis", arrived: Callable[[], None]) -> None:
         self.ended: LinkLost | None = None
         self.channels: set[str] = set()
+        self.queued: list[Command] | None = None
         self._redis = redis
         self._arrived = arrived
         self._unread: deque[object] = deque()
@@ -150,6 +160,7 @@ class MemoryRedis:
         self._logs: dict[str, _Log] = {}
         self._hashes: dict[str, dict[str, str]] = {}
         self._tallies: dict[str, tuple[int, int]] = {}  # count, and when it ends
+        self._strings: dict[str, _String] = {}
         self._published = 0
         self._scripts: dict[str, Callable[..., object]] = {
             PUBLISH.sha: self._publish,
@@ -187,6 +198,7 @@ class MemoryRedis:
             self._logs.clear()
             self._hashes.clear()
             self._tallies.clear()
+            self._strings.clear()
 
     # What a client does
 
@@ -215,6 +227,15 @@ class MemoryRedis:
                     for channel in map(_text, channels):
                         line.channels.discard(channel)
                         line.push([b"unsubscribe", channel.encode(), len(line.channels)])
+                case ("MULTI",):
+                    line.queued = []
+                    line.push(b"OK")
+                case ("EXEC",) if line.queued is not None:
+                    queued, line.queued = line.queued, None
+                    line.push([self.call(each) for each in queued])
+                case _ if line.queued is not None:
+                    line.queued.append(command)
+                    line.push(b"QUEUED")
                 case ("PING",) if line.channels:
                     line.push([b"pong", b""])
                 case _:
@@ -235,6 +256,12 @@ class MemoryRedis:
                 case ("HGET", key, name):
                     value = self._hashes.get(_text(key), {}).get(_text(name))
                     return None if value is None else value.encode()
+                case ("SET", key, value, "PX", int(life)):
+                    self._strings[_text(key)] = _String(_bytes(value), self._now() + life)
+                    return b"OK"
+                case ("GET", key):
+                    found = _alive(self._strings, _text(key), self._now())
+                    return None if found is None else found.value
                 case ("DEL", *keys):
                     return sum(self._delete(_text(key)) for key in keys)
             return ResponseError(f"memory:// does not know the command {shown(command)}")
@@ -370,7 +397,7 @@ class MemoryRedis:
         return len(listeners)
 
     def _delete(self, key: str) -> int:
-        places: tuple[dict[str, Any], ...] = (self._metas, self._logs, self._hashes)
+        places: tuple[dict[str, Any], ...] = (self._metas, self._logs, self._hashes, self._strings)
         return sum(place.pop(key, None) is not None for place in places)
 
     def _sweep(self, now: int) -> None:
@@ -378,9 +405,10 @@ class MemoryRedis:
         if self._published % _SWEEP == 0:
             self._metas = {key: meta for key, meta in self._metas.items() if meta.ends >= now}
             self._logs = {key: log for key, log in self._logs.items() if log.ends >= now}
+            self._strings = {key: string for key, string in self._strings.items() if string.ends >= now}
 
 
-def _alive[T: (_Meta, _Log)](keys: dict[str, T], key: str, now: int) -> T | None:
+def _alive[T: (_Meta, _Log, _String)](keys: dict[str, T], key: str, now: int) -> T | None:
     found = keys.get(key)
     if found is not None and found.ends < now:
         del keys[key]

@@ -229,7 +229,7 @@ class Connection:
         self._go(State.JOINING)
         return [Join({})]
 
-    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
+    def joined(self, positions: Mapping[str, Position | None], recovered: Mapping[str, bool]) -> None:
         """The hub attaches the connection: live from here. Called by the hub."""
         if self.state is not State.JOINING:
             return

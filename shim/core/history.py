@@ -55,14 +55,21 @@ class Want(StrEnum):
     POSITION = "position"
     """The position alone."""
 
+    MARK = "mark"
+    """Nothing of the past: `mark` is said on the channel, and is heard in its place among what is published.
+
+    Where messages have no numbers, this tells which of them came before what the other questions were answered with.
+    """
+
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """One question about one topic's past. `after` belongs to AFTER and HEAL."""
+    """One question about one topic's past. `after` belongs to AFTER and HEAL, `mark` to MARK."""
 
     channel: str
     want: Want
     after: Position | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Hub:
         feed = self._feeds.get(channel)
         if feed is None:
             return []  # unsubscribed a moment ago
-        return _read(feed.message(decode(data)))
+        return _read(feed.message(self._decode(channel, data)))
 
     def healed(self, result: ReadResult) -> Sequence[Effect]:
         """The history that was asked for is here: hand it on, then what waited."""
@@ -159,14 +159,17 @@ class Hub:
     # Connections
 
     def subscribe(self, member: Member, topics: Iterable[Topic]) -> Sequence[Effect]:
-        """A connection wants these topics: the first step. Its sink hears `subscribed` when Redis has confirmed."""
+        """A connection wants these topics: the first step. Its sink hears `subscribed` when Redis has confirmed.
+
+        Raises:
+            InvalidAudience: the wire has no name for one of them; nothing has changed.
+        """
         fresh: list[str] = []
         wanted: dict[str, Feed] = {}
-        for topic in topics:
-            channel = topic.channel(self.prefix)
+        for channel, topic in [(self._channel(topic), topic) for topic in topics]:
             feed = self._feeds.get(channel)
             if feed is None:
-                feed = self._feeds[channel] = Feed(channel, topic.label)
+                feed = self._feeds[channel] = self._feed(channel, topic.label)
                 self._unconfirmed[channel] += 1
                 fresh.append(channel)
             feed.wanted_by[member] = None
@@ -228,6 +231,18 @@ class Hub:
                 gone.append(feed.channel)
         return [Unsubscribe(tuple(gone))] if gone and self.up else []
 
+    # What another wire does otherwise: `shim.core.live`
+
+    def _channel(self, topic: Topic) -> str:
+        return topic.channel(self.prefix)
+
+    def _feed(self, channel: str, label: str) -> Feed:
+        return Feed(channel, label)
+
+    def _decode(self, channel: str, data: bytes) -> Record:
+        del channel  # it makes no difference here
+        return decode(data)
+
 
 class _Listener:
     """The process, as a member of the control topic."""
@@ -240,7 +255,7 @@ class _Listener:
         self.sink = self
         self._control = control
 
-    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
+    def joined(self, positions: Mapping[str, Position | None], recovered: Mapping[str, bool]) -> None:
         """See `Member`: it does not join, it is there."""
 
     def send(self, frame: Frame) -> None:

@@ -49,5 +49,10 @@ class Member(Interface):
     def own(self) -> frozenset[str]:
         """Origins of messages that it does not get back (contract 6.5); empty where it gets them."""
 
-    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
-        """The connection is attached: a v1 client is told `ready` now, before any message."""
+    def joined(self, positions: Mapping[str, Position | None], recovered: Mapping[str, bool]) -> None:
+        """The connection is attached: a v1 client is told `ready` now, before any message.
+
+        Args:
+            positions: where each topic stands, by label; None on a wire without positions.
+            recovered: of those that it came back with, whether it gets all that it missed.
+        """

@@ -323,7 +323,7 @@ class TestConnection:
                 self._messages.append(_value(fields))
             case {"op": "ready", "topics": topics}:
                 self.ready = fields
-                self.positions = {label: Position(*pos) for label, pos in topics.items()}
+                self.positions = {label: Position(*pos) for label, pos in topics.items() if pos is not None}
             case {"op": "skip" | "gap", "topic": topic, "pos": pos}:
                 self.positions[topic] = Position(*pos)
                 self.told.append(fields)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from random import Random
+from secrets import token_hex
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -29,7 +30,8 @@ from shim.core.connection import Effect as ConnectionEffect
 from shim.core.connection import End, Ping
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
-from shim.core.hub import Effect, Hub, Read, Subscribe, Unsubscribe
+from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
+from shim.core.live import hub_for
 from shim.core.node import Due, Node, Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Protocol
 from shim.core.wire import Position
@@ -107,7 +109,7 @@ class MemoryServer:
         self.redis = memory_redis(url)
         self.clock = self.redis.clock
         self._random = random or Random(0).random
-        self.hub = Hub(settings.prefix, control=self._told)
+        self.hub = hub_for(settings.wire, settings.prefix, name=token_hex(8), control=self._told)
         self.node = Node(backend, new_state(), settings.pace, now=self.clock(), random=self._random)
         self._line: Line | None = None
         self._is_cut = self._is_dead = False

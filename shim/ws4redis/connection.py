@@ -57,7 +57,7 @@ class StoreConnection:
         Raises:
             RealtimeUnavailable: as for `send`.
         """
-        requests = [ReadRequest(topic.channel(conf().prefix), Want.LAST) for topic in topics]
+        requests = [ReadRequest(conf().wire.channel(topic), Want.LAST) for topic in topics]
         for result in sync_bus().read_many(requests) if requests else ():
             if result.records and result.records[-1].body:
                 return result.records[-1].body

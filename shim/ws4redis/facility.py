@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
 from weakref import WeakKeyDictionary
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
+from shim.conf import conf
 from shim.core.connection import TextHeartbeat
 from shim.core.errors import InvalidAudience, shown
 from shim.core.message import Message
@@ -91,10 +92,17 @@ class CompatibleFacility(Facility):
         connection.topics = store.topics
         if (heartbeat := ws4redis().heartbeat) is not None:
             connection.text_heartbeat = TextHeartbeat(heartbeat, HEARTBEAT_SECONDS)
+        try:
+            for topic in store.topics:
+                conf().wire.channel(topic)
+        except InvalidAudience as error:  # a name in a URL is the client's, and no fault of the facility's
+            raise PermissionDenied(str(error)) from None
         return [topic.audience for topic in store.topics if topic.facility == self.name]
 
     def receive(self, connection: Connection, message: Message) -> None:
         """Publish what a client sent, where it said that it would publish; nowhere, if it did not."""
+        if not message.value and not conf().wire.has_positions:
+            return  # ws4redis published no empty messages, and its wire has none
         received = RedisMessage.received(message)
         if received is not None:
             self._subscribers[connection].publish_message(received)

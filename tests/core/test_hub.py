@@ -42,7 +42,7 @@ class Member:
         self.sink: Sink = self
         self.last_heard = 0.0
         self.confirmed = False
-        self.positions: dict[str, Position] | None = None
+        self.positions: dict[str, Position | None] | None = None
         self.recovered: dict[str, bool] = {}
         self.frames: list[Frame] = []
 
@@ -63,7 +63,7 @@ class Member:
     def subscribed(self) -> None:
         self.confirmed = True
 
-    def joined(self, positions: Mapping[str, Position], recovered: Mapping[str, bool]) -> None:
+    def joined(self, positions: Mapping[str, Position | None], recovered: Mapping[str, bool]) -> None:
         assert self.positions is None, "attached twice"
         self.positions, self.recovered = dict(positions), dict(recovered)
 
@@ -318,7 +318,7 @@ class HubMachine(RuleBasedStateMachine):
                 texts = member.texts()
                 assert len(set(texts)) == len(texts), f"{member.id} got something twice: {texts}"
                 continue
-            at: dict[str, Any] = {label: tuple(p) for label, p in (member.positions or {}).items()}
+            at: dict[str, Any] = {label: tuple(p) for label, p in (member.positions or {}).items() if p}
             for label, done in member.recovered.items():
                 if done:
                     at[label] = tuple(self.resumes[member][label])

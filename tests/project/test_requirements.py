@@ -45,6 +45,13 @@ def test_a_file_pins_all_that_its_packages_need(name: str) -> None:
     assert missing == []
 
 
+def test_the_original_package_is_pinned_exactly_and_apart() -> None:
+    pinned = pins("ws4redis.txt")
+    assert pinned["django-websocket-redis"] == "0.6.0"
+    assert pinned["django"].startswith("3.2.")
+    assert "django-websocket-redis" not in pins("test.txt")
+
+
 def test_the_environment_holds_what_is_pinned() -> None:
     assert {name: distribution(name).version for name in pins("test.txt")} == pins("test.txt")
 

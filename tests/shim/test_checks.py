@@ -20,7 +20,7 @@ from shim.conf import conf
 from shim.core.errors import RealtimeUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("shim/checks.py", "shim/conf.py", "shim/packages.py", "shim/ws4redis/checks.py")
+SOURCES = ("shim/checks.py", "shim/conf.py", "shim/packages.py", "shim/ws4redis/checks.py", "shim/ws4redis/wire.py")
 
 LEGACY = {"BACKEND": "legacy_ws4redis.backend.LegacyBackend"}
 CHANNELS = {"BACKEND": "channels_impl.backend.ChannelsBackend"}
@@ -179,7 +179,7 @@ class TestValues:
 
     def test_a_misspelt_setting(self) -> None:
         assert the("W007", REALTIME_HISTROY_SIZE=5).hint == "Is REALTIME_HISTORY_SIZE meant?"
-        assert "settings.md" in str(the("W007", REALTIME_WIDGETS=5).hint)
+        assert "settings.md" in str(the("W007", REALTIME_BUTTONS=5).hint)
 
 
 class NoBackend:

@@ -1,0 +1,214 @@
+"""Un-upgraded processes, with the real django-websocket-redis 0.6.0, beside ours (`REALTIME_WIRE = "ws4redis"`)."""
+
+import asyncio
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, Final
+
+import pytest
+import redis
+from django.test import override_settings
+
+from legacy_ws4redis.publisher import RedisPublisher
+from legacy_ws4redis.redis_store import RedisMessage
+from shim import Everyone, Group, History, Session, User, realtime
+from shim.core.names import Audience
+from tests.mixed.fleet import PREFIX, Client, Fleet, wait_until
+from tests.mixed.old import CannotBeHad, environment
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]  # the environment may have to be made first
+
+MESSAGES: Final = 1_000
+NUDGE: Final = "nudge"
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    try:
+        environment()
+    except CannotBeHad as error:
+        pytest.skip(f"the original package cannot be had: {error}")
+    with Fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        yield fleet
+
+
+@pytest.fixture(autouse=True)
+def publishing(fleet: Fleet) -> Iterator[None]:
+    """This process is one more of the upgraded ones: it publishes."""
+    with override_settings(
+        REALTIME_REDIS_URL=fleet.new.redis_url,
+        REALTIME_PREFIX=fleet.new.env["REALTIME_PREFIX"],
+        REALTIME_WIRE="ws4redis",
+        WS4REDIS_PREFIX=PREFIX,
+    ):
+        yield
+
+
+@pytest.fixture
+def on_redis(fleet: Fleet) -> Iterator[Any]:
+    with redis.Redis.from_url(fleet.new.redis_url) as client:
+        yield client
+        client.delete(*client.keys(f"{PREFIX}:*"), "nothing")
+
+
+def everybody(fleet: Fleet, stack: ExitStack) -> dict[str, Client]:
+    """A client of each kind, at each kind of server."""
+    servers = {"old": fleet.old.ws, **fleet.new.ws}
+    kinds = [(name, v1) for name in servers for v1 in (False, True) if not (v1 and name == "old")]
+    return {
+        f"{name} {'v1' if v1 else 'raw'} {n}": stack.enter_context(fleet.client(servers[name], v1=v1))
+        for name, v1 in kinds
+        for n in range(2)
+    }
+
+
+def whom(fleet: Fleet) -> Mapping[str, tuple[Audience, dict[str, Any]]]:
+    """Each audience, as we name it and as the old publisher does."""
+    return {
+        "everyone": (Everyone(), {"broadcast": True}),
+        "user": (User("ana"), {"users": ["ana"]}),
+        "group": (Group("team"), {"groups": ["team"]}),
+        "session": (Session(fleet.session_key), {"sessions": [fleet.session_key]}),
+    }
+
+
+def publish_old(fleet: Fleet, texts: Mapping[str, list[str]]) -> None:
+    for batch in range(0, max(map(len, texts.values())), 5):
+        for audience, (_, told) in whom(fleet).items():
+            fleet.old.publish(*texts[audience][batch : batch + 5], **told)
+
+
+def publish_sync(fleet: Fleet, texts: Mapping[str, list[str]]) -> None:
+    for batch in zip(*texts.values(), strict=True):
+        for audience, text in zip(texts, batch, strict=True):
+            realtime.publish("chat", whom(fleet)[audience][0], text)
+
+
+def publish_async(fleet: Fleet, texts: Mapping[str, list[str]]) -> None:
+    async def publish() -> None:
+        for batch in zip(*texts.values(), strict=True):
+            for audience, text in zip(texts, batch, strict=True):
+                await realtime.apublish("chat", whom(fleet)[audience][0], text)
+
+    asyncio.run(publish())
+
+
+def until_all_have(fleet: Fleet, clients: Mapping[str, Client], count: int) -> None:
+    """Wait for so many messages at each client.
+
+    The old server hands on one message each time that its socket to Redis has something to read. What came together
+    with it waits in a buffer for the next one, so the last of a burst need a nudge.
+    """
+
+    def is_complete() -> bool:
+        done = all(len(news(client)) >= count for client in clients.values())
+        if not done:
+            fleet.old.publish(NUDGE, expire=0, users=["ana"])
+        return done
+
+    wait_until(is_complete, f"{ {name: len(news(client)) for name, client in clients.items()} } of {count} came")
+
+
+def news(client: Client) -> list[str]:
+    return [text for text in client.texts if text != NUDGE]
+
+
+def test_a_thousand_messages_in_both_directions(fleet: Fleet, on_redis: Any) -> None:
+    # contract 3.1, 3.2: each once, and those of one publisher and topic in order
+    publishers = {"old": publish_old, "sync": publish_sync, "async": publish_async}
+    shares = {"old": 500, "sync": 252, "async": 252}
+    texts = {
+        name: {audience: [f"{name} {audience} {n}" for n in range(share // 4)] for audience in whom(fleet)}
+        for name, share in shares.items()
+    }
+    with ExitStack() as stack:
+        clients = everybody(fleet, stack)
+        with ThreadPoolExecutor() as pool:
+            for done in [pool.submit(publish, fleet, texts[name]) for name, publish in publishers.items()]:
+                done.result(60)
+        expected = Counter(text for of in texts.values() for some in of.values() for text in some)
+        assert expected.total() >= MESSAGES
+        until_all_have(fleet, clients, expected.total())
+        for name, client in clients.items():
+            assert Counter(news(client)) == expected, name
+            for of in texts.values():
+                for in_order in of.values():
+                    mine = frozenset(in_order)
+                    assert [text for text in client.texts if text in mine] == in_order, name
+
+
+def test_clients_hear_each_other_across_the_fleet(fleet: Fleet, on_redis: Any) -> None:
+    with ExitStack() as stack:
+        clients = everybody(fleet, stack)
+        speaker = stack.enter_context(fleet.client(fleet.old.ws, query="publish-broadcast&subscribe-broadcast&echo"))
+        speakers = {"from old": speaker, **{f"from {name}": clients[f"{name} raw 0"] for name in fleet.new.ws}}
+        for text, client in speakers.items():
+            client.send(text)
+        until_all_have(fleet, clients, len(speakers))
+        for name, client in clients.items():
+            assert Counter(news(client)) == Counter(speakers.keys()), name
+
+
+class TestTheLastMessage:
+    """contract 5.2"""
+
+    def test_of_a_new_publisher_is_found_by_the_old_ones(self, fleet: Fleet, on_redis: Any) -> None:
+        realtime.publish("chat", Everyone(), "kept", history=History(100, 30.0))
+        realtime.publish("chat", Everyone(), "not kept", history=History(0))
+        assert on_redis.get(f"{PREFIX}:broadcast:chat") == b"kept"
+        assert 25 < on_redis.ttl(f"{PREFIX}:broadcast:chat") <= 30
+        assert fleet.old.fetch() == "kept"
+        with fleet.client(fleet.old.ws) as client:
+            wait_until(lambda: client.texts == ["kept"], "it did not come")
+
+    def test_by_the_old_names_in_a_new_process(self, fleet: Fleet, on_redis: Any) -> None:
+        fleet.old.publish("from old", expire=30, broadcast=True)
+        assert RedisPublisher().fetch_message(None, "chat", "broadcast") == b"from old"
+        with fleet.client(fleet.old.ws) as client:
+            message = RedisMessage("from new")
+            assert message is not None
+            RedisPublisher(facility="chat", broadcast=True, users=["ana"]).publish_message(message, 30)
+            wait_until(lambda: client.texts.count("from new") == 2, f"{client.texts}")
+        assert fleet.old.fetch() == "from new"
+
+    @pytest.mark.parametrize("name", ["legacy", "channels"])
+    def test_of_an_old_publisher_comes_first_and_once(self, fleet: Fleet, on_redis: Any, name: str) -> None:
+        fleet.old.publish("kept", expire=30, broadcast=True)
+        fleet.old.publish("not kept", expire=0, broadcast=True)
+        with fleet.client(fleet.new.ws[name]) as raw, fleet.client(fleet.new.ws[name], v1=True) as v1:
+            fleet.old.publish("live", expire=0, broadcast=True)
+            wait_until(lambda: raw.texts == ["kept", "live"], f"{raw.texts}")
+            wait_until(lambda: v1.texts == ["live"], f"{v1.texts}")
+            assert v1.ready is not None
+            assert v1.ready["topics"] == dict.fromkeys(("everyone", "user", "group:team", "session"))
+
+    @pytest.mark.parametrize("name", ["legacy", "channels"])
+    def test_while_an_old_publisher_goes_on_whoever_comes_gets_nothing_twice(
+        self, fleet: Fleet, on_redis: Any, name: str
+    ) -> None:
+        seen: list[list[int]] = []
+        enough = threading.Event()
+
+        def publish() -> None:
+            for n in itertools.count():
+                fleet.old.publish(str(n), broadcast=True)
+                if enough.is_set():
+                    return
+
+        with ThreadPoolExecutor(1) as pool:
+            publishing = pool.submit(publish)
+            try:
+                for _ in range(10):
+                    with fleet.client(fleet.new.ws[name]) as client:
+                        wait_until(lambda: len(client.texts) >= 5, "nothing came")
+                        seen.append([int(text) for text in client.texts])
+            finally:
+                enough.set()
+            publishing.result()
+        for kept, *live in seen:
+            assert live == list(range(live[0], live[0] + len(live)))
+            assert kept < live[0]
