@@ -190,6 +190,7 @@ def connection_of(
         phase=random,
         pings=pings,
         echo=visitor.echo,
+        last="last" in visitor.query,
         text_heartbeat=visitor.text_heartbeat or (_text_heartbeat(conf) if "heartbeat" in visitor.query else None),
         elsewhere=_elsewhere(handshake, visitor.facility, node) if visitor.protocol is Protocol.V1 else None,
     )

@@ -159,6 +159,7 @@ class Connection:
         subject: whose connection it is, for cohorts. user: user name, or None.
         was: id of the connection that it continues, as its client says; None before `hello`, and on raw.
         own: origins of messages that it does not get back (contract 6.5).
+        wants_last: it begins with the last message of each topic for which it has no position (contract 5.2).
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class Connection:
         phase: float = 0.0,
         pings: bool = True,
         echo: bool = True,
+        last: bool = False,
         text_heartbeat: TextHeartbeat | None = None,
         elsewhere: Elsewhere | None = None,
     ) -> None:
@@ -188,6 +190,7 @@ class Connection:
             text_heartbeat: for a raw client that wants one.
             elsewhere: where a move would lead; None where that is not known: then a move is a close.
             echo: it gets back what it has sent; without it it does not (contract 6.5).
+            last: a v1 client wants the last message of each topic, as raw clients get it (contract 5.2).
         """
         self.id = id
         self.sink = sink
@@ -199,6 +202,7 @@ class Connection:
         self.backend = backend
         self.was: str | None = None
         self.own: frozenset[str] = frozenset() if echo else frozenset((id,))
+        self.wants_last = last or protocol is Protocol.RAW
         self.state = State.OPENING
         self.close_code: int | None = None
         self._elsewhere = elsewhere

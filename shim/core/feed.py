@@ -19,7 +19,7 @@ in the place of each, wherever it would have come from, so that the positions wh
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -42,8 +42,9 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class _Joining:
-    """What a feed handed on since a connection began to join it."""
+    """What a feed handed on since a connection began to join it. `is_new`: it came without a position."""
 
+    is_new: bool
     kept: list[Delivery] = field(default_factory=list)
     size: int = 0
 
@@ -104,14 +105,17 @@ class Feed:
         Args:
             after: the position that a v1 client came back with.
         """
-        self._joining[member] = _Joining()
-        if member.protocol is Protocol.RAW:
-            return ReadRequest(self.channel, Want.LAST)
-        return ReadRequest(self.channel, Want.POSITION if after is None else Want.AFTER, after)
+        self._joining[member] = _Joining(is_new=after is None)
+        if after is None:
+            return ReadRequest(self.channel, Want.LAST if member.wants_last else Want.POSITION)
+        return ReadRequest(self.channel, Want.AFTER, after)
 
     def enter(self, member: Member, at: Position, past: Iterable[Record]) -> list[ReadRequest]:
         """Hand over the past, which ends at a position, then what was kept; live messages follow."""
         joining = self._joining.pop(member)
+        if joining.is_new and member.protocol is Protocol.V1:
+            # A v1 client stands where `ready` said, and that is behind the last message: so that has no position.
+            past = [replace(record, position=None) for record in past if record.origin not in member.own]
         catch_up = [Delivery(record, self._label) for record in past]
         is_ahead = self.phase is not Phase.UNPLACED and at.epoch == self.position.epoch and at.seq > self.position.seq
         # Of what has no history only that is owed which came after the position: the rest was published before the

@@ -249,6 +249,7 @@ class _Listener:
 
     protocol = Protocol.RAW
     own: frozenset[str] = frozenset()
+    wants_last = False
     last_heard = 0.0
 
     def __init__(self, control: Callable[[bytes], None]) -> None:

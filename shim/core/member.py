@@ -49,6 +49,10 @@ class Member(Interface):
     def own(self) -> frozenset[str]:
         """Origins of messages that it does not get back (contract 6.5); empty where it gets them."""
 
+    @property
+    def wants_last(self) -> bool:
+        """Whether it begins with the last message of each topic for which it has no position (contract 5.2)."""
+
     def joined(self, positions: Mapping[str, Position | None], recovered: Mapping[str, bool]) -> None:
         """The connection is attached: a v1 client is told `ready` now, before any message.
 

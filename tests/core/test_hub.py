@@ -35,10 +35,11 @@ owns = st.sampled_from([frozenset[str](), frozenset({"me"}), frozenset({"me", "w
 class Member:
     """A connection that writes down what it gets."""
 
-    def __init__(self, id: str, protocol: Protocol, own: frozenset[str] = frozenset()) -> None:
+    def __init__(self, id: str, protocol: Protocol, own: frozenset[str] = frozenset(), *, last: bool = False) -> None:
         self.id = id
         self.protocol = protocol
         self.own = own
+        self.wants_last = last or protocol is Protocol.RAW
         self.sink: Sink = self
         self.last_heard = 0.0
         self.confirmed = False
@@ -150,6 +151,7 @@ class HubMachine(RuleBasedStateMachine):
         self.asked: dict[Member, list[ReadResult]] = {}
         self.answers: list[ReadResult] = []
         self.resumes: dict[Member, dict[str, Position]] = {}
+        self.lasts: dict[Member, dict[str, tuple[str, str | None]]] = {}
         self.after_ready: dict[Member, list[tuple[str, Record]]] = {}
         self.ready_at: dict[Member, int] = {}
         self.count = 0
@@ -188,10 +190,11 @@ class HubMachine(RuleBasedStateMachine):
         protocol=st.sampled_from(Protocol),
         topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
         own=owns,
+        last=st.booleans(),
     )
-    def subscribe(self, protocol: Protocol, topics: list[Topic], own: frozenset[str]) -> Member:
+    def subscribe(self, protocol: Protocol, topics: list[Topic], own: frozenset[str], last: bool) -> Member:
         self.count += 1
-        member = Member(f"c{self.count}", protocol, own)
+        member = Member(f"c{self.count}", protocol, own, last=last)
         self.alive[member] = {topic.channel("rt"): topic for topic in topics}
         self.perform(self.hub.subscribe(member, topics))
         return member
@@ -201,11 +204,12 @@ class HubMachine(RuleBasedStateMachine):
         protocol=st.sampled_from(Protocol),
         topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True),
         own=owns,
+        last=st.booleans(),
         back=st.integers(0, SIZE + 2),
     )
-    def join(self, protocol: Protocol, topics: list[Topic], own: frozenset[str], back: int) -> Any:
+    def join(self, protocol: Protocol, topics: list[Topic], own: frozenset[str], last: bool, back: int) -> Any:
         """All steps at once, as it mostly goes."""
-        member: Any = self.subscribe(protocol, topics, own)
+        member: Any = self.subscribe(protocol, topics, own, last)
         while self.redis.line and not member.confirmed:
             self.arrive(1)
         self.begin(member, back)
@@ -223,6 +227,11 @@ class HubMachine(RuleBasedStateMachine):
                 resume[topic.label] = Position(log.epoch, log.seq - back + 1)
         self.resumes[member] = resume
         self.asked[member] = [self.redis.read(r) for r in self.hub.begin(member, resume)]
+        self.lasts[member] = {
+            self.alive[member][result.channel].label: (result.records[-1].body.decode(), result.records[-1].origin)
+            for result in self.asked[member]
+            if result.records
+        }
         # What the client saw as the end of its handshake: everything published from here on is due (contract 2.1).
         self.after_ready[member] = []
 
@@ -318,6 +327,8 @@ class HubMachine(RuleBasedStateMachine):
                 texts = member.texts()
                 assert len(set(texts)) == len(texts), f"{member.id} got something twice: {texts}"
                 continue
+            bodies = [frame["text"] for frame in member.heard() if frame["op"] == "msg"]
+            assert len(set(bodies)) == len(bodies), f"{member.id} got something twice: {bodies}"
             at: dict[str, Any] = {label: tuple(p) for label, p in (member.positions or {}).items() if p}
             for label, done in member.recovered.items():
                 if done:
@@ -330,6 +341,18 @@ class HubMachine(RuleBasedStateMachine):
                     epoch, seq = at[label]
                     assert list(pos) == [epoch, seq + 1], f"{member.id} {label}: {pos} after {at[label]}"
                     at[label] = (epoch, seq + 1)
+
+    @invariant()
+    def the_last_message_comes_first_to_who_wants_it(self) -> None:  # contract 5.2
+        for member in self.alive:
+            if member.protocol is Protocol.V1 and not self.resumes.get(member) and member.positions is not None:
+                firsts = {}
+                for frame in member.heard():
+                    if frame["op"] == "msg":
+                        firsts.setdefault(frame["topic"], frame["text"])
+                for label, (body, origin) in self.lasts.get(member, {}).items():
+                    if member.wants_last and origin not in member.own:
+                        assert firsts[label] == body, f"{member.id} did not get the last message of {label} first"
 
     @invariant()
     def what_is_said_to_all_processes_is_heard_in_order(self) -> None:  # contract 7.5

@@ -67,7 +67,7 @@ def ana() -> User:
 
 
 def flag(**fields: Any) -> Flag:
-    found, _ = Flag.objects.update_or_create(name=NAME, defaults={"superusers": False, **fields})
+    found: Flag = Flag.objects.update_or_create(name=NAME, defaults={"superusers": False, **fields})[0]
     push()
     rollout._asked = None
     return found

@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -120,7 +119,7 @@ class TestQuickMoves:
         ids=str,
     )
     def test_are_for_those_who_can_be_told(
-        self, cookie: str | None, headers: Mapping[str, str], is_asked: bool
+        self, cookie: str | None, headers: dict[str, Any], is_asked: bool
     ) -> None:
         found = reply(node(LEGACY, everyone=True), cookie, **headers)
         assert found.headers
