@@ -1,6 +1,6 @@
 """Hub and feed on a wire without positions (`REALTIME_WIRE = "ws4redis"`): messages go out as they come.
 
-Nothing can be healed, and nobody can resume. What is left to get right is the moment in which a raw connection joins.
+Nothing can be healed, and nobody can resume. What is left to get right is the moment in which a connection joins.
 The last message of a topic is read while the topic is heard already, so it may also be among what was heard meanwhile,
 or still be on its way. Therefore each read leaves a *mark* among what is published (`Want.MARK`), in the same
 transaction, on a channel that this process listens to:
@@ -20,7 +20,7 @@ from shim.core.history import ReadRequest, ReadResult, Want
 from shim.core.hub import Effect, Hub, Subscribe
 from shim.core.member import Member
 from shim.core.names import Topic
-from shim.core.protocol import Close, Protocol
+from shim.core.protocol import Close
 from shim.core.wire import Position, Record, decode
 from shim.core.wires import NOWHERE, Wire, Ws4redisWire
 
@@ -64,7 +64,7 @@ class LiveFeed(Feed):
 
 @dataclass(slots=True)
 class _Joining:
-    """A raw connection on its way in: whether its mark was heard, and its past once that is read."""
+    """A connection on its way in: whether its mark was heard, and its past once that is read."""
 
     mark: str
     is_marked: bool = False
@@ -114,10 +114,10 @@ class LiveHub(Hub):
         return []
 
     def begin(self, member: Member, resume: Mapping[str, Position] | None = None) -> list[ReadRequest]:
-        """Keep what is handed on from now on, and say what to read: a v1 client gets nothing of the past."""
-        del resume  # there are no positions
-        requests = super().begin(member)
-        if member.protocol is not Protocol.RAW:
+        """Keep what is handed on from now on, and say what to read: last messages, and nothing after a position."""
+        del resume  # there are none
+        requests = [request for request in super().begin(member) if request.want is Want.LAST]
+        if not requests:
             return []
         self._marked += 1
         joining = self._joining[member] = _Joining(str(self._marked))

@@ -31,6 +31,7 @@ class Member:
     def __init__(self, protocol: Protocol = Protocol.RAW, *, own: frozenset[str] = frozenset()) -> None:
         self.protocol = protocol
         self.own = own
+        self.wants_last = protocol is Protocol.RAW
         self.sink: Sink = self
         self.last_heard = 0.0
         self.confirmed = False
