@@ -191,9 +191,10 @@ class Feed:
         self._reading = None
 
     def heal(self) -> list[ReadRequest]:
-        """Ask for the history, unless the answer is on its way."""
+        """Ask for the history; where an answer is on its way, ask again after it."""
         self.phase = Phase.HEALING
         if self._reading is not None:
+            self.unsure = True  # Redis may have answered before what makes us ask now
             return []
         epoch = self.position.epoch
         seen = max((at.seq for at in self._ahead.values() if at.epoch == epoch), default=0)

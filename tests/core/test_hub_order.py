@@ -117,3 +117,26 @@ def test_who_is_where_its_topic_comes_to_stand_gets_what_has_no_history() -> Non
     assert not hub.healed(ReadResult(CHANNEL, Position("e2", 0)))
     assert not hub.message(CHANNEL, encode(record("at most once", None)))
     assert old.texts() == new.texts() == ["at most once"]
+
+
+def test_a_read_from_before_the_confirmation_does_not_count_for_what_came_between() -> None:
+    # contract 7.4: the line breaks again while the history is being read, and comes back before the answer does.
+    hub, member = Hub("rt"), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(member)
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 0))])
+    hub.disconnected()
+    hub.connected()
+    assert [type(effect) for effect in hub.confirmed(CHANNEL)] == [Read]
+    hub.disconnected()
+    asked_too_early = hub.healed(ReadResult(CHANNEL, Position("e1", 0)))
+    assert [type(effect) for effect in asked_too_early] == [Read]
+    hub.connected()
+    missed = record("missed", Position("e1", 1))  # published after Redis has read, before it has subscribed
+    assert not hub.confirmed(CHANNEL)
+    again = hub.healed(ReadResult(CHANNEL, Position("e1", 0)))
+    assert [type(effect) for effect in again] == [Read]
+    assert not hub.healed(ReadResult(CHANNEL, Position("e1", 1), (missed,)))
+    assert member.texts() == ["missed"]
