@@ -66,7 +66,10 @@ def handshake_of(scope: HTTPScope | WebSocketScope) -> Handshake:
         joint = "; " if name == "cookie" else ","
         headers[name] = f"{headers[name]}{joint}{value}" if name in headers else value
     secure = scope.get("scheme") in ("wss", "https")
-    return Handshake(scope["path"], scope["query_string"].decode("latin-1"), headers, secure)
+    client = scope.get("client")
+    return Handshake(
+        scope["path"], scope["query_string"].decode("latin-1"), headers, secure, client[0] if client else ""
+    )
 
 
 async def _refuse(refusal: Refusal, send: ASGISendCallable) -> None:

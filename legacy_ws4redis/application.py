@@ -77,7 +77,13 @@ def handshake_of(environ: WSGIEnvironment) -> Handshake:
     if environ.get("CONTENT_LENGTH"):
         headers["content-length"] = environ["CONTENT_LENGTH"]
     path = path.encode("latin-1").decode(errors="replace")
-    return Handshake(path, environ.get("QUERY_STRING", ""), headers, environ["wsgi.url_scheme"] == "https")
+    return Handshake(
+        path,
+        environ.get("QUERY_STRING", ""),
+        headers,
+        environ["wsgi.url_scheme"] == "https",
+        environ.get("REMOTE_ADDR", ""),
+    )
 
 
 def _refused(refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

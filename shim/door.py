@@ -45,12 +45,14 @@ class Handshake:
         query: without the question mark.
         headers: names in lower case, values joined with a comma where there were several (`cookie`: a semicolon).
         secure: it came to this server by TLS.
+        client: the address that it came from; a proxy's, where there is one.
     """
 
     path: str
     query: str
     headers: Mapping[str, str]
     secure: bool = False
+    client: str = ""
     cookies: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -224,6 +226,7 @@ def request_of(handshake: Handshake) -> HttpRequest:
             "REQUEST_METHOD": "GET",
             "PATH_INFO": handshake.path.encode().decode("latin-1"),  # as PEP 3333 wants it
             "QUERY_STRING": handshake.query,
+            "REMOTE_ADDR": handshake.client,
             "SERVER_NAME": "",
             "SERVER_PORT": "",
             "wsgi.input": BytesIO(),

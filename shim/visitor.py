@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -109,8 +110,12 @@ def _anonymous() -> Any:
 
 def nobody() -> Any:
     """An anonymous user that is false: ws4redis's callbacks got None where there was no session at all."""
-    kind = type(_anonymous())
-    return type("Nobody", (kind,), {"__bool__": lambda _: False})()
+    return _nobody_kind()()
+
+
+@cache
+def _nobody_kind() -> Any:
+    return type("Nobody", (type(_anonymous()),), {"__bool__": lambda _: False})
 
 
 def identity_of(user: Any, session_key: str | None, cookies: Mapping[str, str]) -> Identity:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
-from weakref import WeakKeyDictionary
 
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
@@ -41,14 +40,14 @@ class CompatibleIdentity(Identity):
 
 
 class CompatibleFacility(Facility):
-    """A facility that no class claims, in the compatible mode."""
+    """A facility that no class claims, in the compatible mode. Each handshake has an instance of its own."""
 
     echo: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         """Take the name in the URL."""
         self.name = name  # type: ignore[misc]  # a class has one name, this has as many as there are URLs
-        self._subscribers: WeakKeyDictionary[Connection, RedisSubscriber] = WeakKeyDictionary()
+        self._subscriber: RedisSubscriber | None = None
 
     def identify(self, handshake: Handshake) -> Identity:
         """Find out who is there (contract 1.2): by the session, or as `WS4REDIS_PROCESS_REQUEST` says.
@@ -86,7 +85,7 @@ class CompatibleFacility(Facility):
         store = StoreConnection(connection)
         subscriber = kind(store)
         subscriber.set_pubsub_channels(request, channels)
-        self._subscribers[connection] = subscriber
+        self._subscriber = subscriber
         connection.echo = "echo" in words
         connection.subprotocol = connection.subprotocol or offered(connection)
         connection.topics = store.topics
@@ -99,17 +98,18 @@ class CompatibleFacility(Facility):
             raise PermissionDenied(str(error)) from None
         return [topic.audience for topic in store.topics if topic.facility == self.name]
 
-    def receive(self, connection: Connection, message: Message) -> None:
+    def receive(self, connection: Connection, message: Message) -> None:  # noqa: ARG002  # the hook's
         """Publish what a client sent, where it said that it would publish; nowhere, if it did not."""
         if not message.value and not conf().wire.has_positions:
             return  # ws4redis published no empty messages, and its wire has none
         received = RedisMessage.received(message)
-        if received is not None:
-            self._subscribers[connection].publish_message(received)
+        if received is not None and self._subscriber is not None:
+            self._subscriber.publish_message(received)
 
     def disconnected(self, connection: Connection, code: int) -> None:  # noqa: ARG002  # the hook's
         """Let the subscriber go."""
-        self._subscribers.pop(connection).release()
+        if self._subscriber is not None:
+            self._subscriber.release()
 
 
 def offered(connection: Connection) -> str | None:

@@ -27,11 +27,12 @@ BIN: Final = Path(sys.executable).parent
 HOST: Final = "127.0.0.1"
 PATIENCE: Final = 30.0
 
+_UWSGI: Final = [
+    *(str(BIN / "uwsgi"), "--http-socket", f"{HOST}:{{port}}", "--master", "--processes", "2", "--need-app"),
+    *("--gevent", "100", "--gevent-early-monkey-patch", "--disable-logging", "--module"),
+]
 COMMANDS: Final[Mapping[str, list[str]]] = {
-    "uwsgi": [
-        *(str(BIN / "uwsgi"), "--http-socket", f"{HOST}:{{port}}", "--master", "--processes", "2", "--need-app"),
-        *("--gevent", "100", "--gevent-early-monkey-patch", "--module", "newsroom.wsgi", "--disable-logging"),
-    ],
+    "uwsgi": [*_UWSGI, "newsroom.wsgi"],
     "channels": [
         *(sys.executable, "-m", "gunicorn", "newsroom.asgi:application", "--bind", f"{HOST}:{{port}}"),
         *("-k", "channels_impl.worker.RealtimeWorker", "-w", "2", "--no-control-socket", "--log-level", "warning"),
@@ -39,6 +40,9 @@ COMMANDS: Final[Mapping[str, list[str]]] = {
     "runserver": [sys.executable, "manage.py", "runserver", "--noreload", f"{HOST}:{{port}}"],
 }
 """uWSGI as ws4redis's documentation has it, but for the monkey patching; Channels; Django's development server."""
+
+SOCKETS: Final = [*_UWSGI, "newsroom.wsgi_websocket"]
+"""The other way to run uWSGI: one process for pages, which any server can be, and this one for WebSockets."""
 
 SEED: Final = """
 from django.contrib.auth.models import Group, User
@@ -57,10 +61,10 @@ class Newsroom:
     """All servers of the project, on one Redis and one database; a context manager."""
 
     def __init__(self, directory: Path) -> None:
-        base = free_ports(len(COMMANDS) + 1)
-        self.ports = dict(zip(COMMANDS, itertools.count(base), strict=False))
+        base = free_ports(len(COMMANDS) + 2)
+        self.ports = dict(zip([*COMMANDS, "sockets"], itertools.count(base), strict=False))
         self.directory = directory
-        self.valkey = EmbeddedValkey(base + len(COMMANDS))
+        self.valkey = EmbeddedValkey(base + len(self.ports))
         paths = (PROJECT, ROOT, ROOT / "legacy_ws4redis" / "names")  # as installed: see legacy_ws4redis/alias.py
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "REALTIME_"))},
@@ -80,10 +84,7 @@ class Newsroom:
             self.manage("migrate", "--verbosity", "0")
             self.python(SEED)
             for name, command in COMMANDS.items():
-                words = [word.format(port=self.ports[name]) for word in command]
-                part = Part(name, words, env=self.env, cwd=PROJECT, log=self.directory / f"{name}.log")
-                part.start()
-                self._parts.append(part)
+                self._start(name, command)
             for part in self._parts:
                 wait_until(partial(self._answers, part), PATIENCE, f"{part.name} does not answer")
         except BaseException:
@@ -95,6 +96,12 @@ class Newsroom:
         for part in self._parts:
             part.stop(0.0)
         self.valkey.stop()
+
+    def sockets(self) -> int:
+        """Start the server for WebSockets alone; its port."""
+        part = self._start("sockets", SOCKETS)
+        wait_until(partial(self._answers, part, "/", 404), PATIENCE, "the server for WebSockets does not answer")
+        return self.ports["sockets"]
 
     def logs(self) -> dict[str, str]:
         """What the servers have said."""
@@ -115,10 +122,17 @@ class Newsroom:
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    def _answers(self, part: Part) -> bool:
+    def _start(self, name: str, command: list[str]) -> Part:
+        words = [word.format(port=self.ports[name]) for word in command]
+        part = Part(name, words, env=self.env, cwd=PROJECT, log=self.directory / f"{name}.log")
+        part.start()
+        self._parts.append(part)
+        return part
+
+    def _answers(self, part: Part, path: str = "/login/", status: int = 200) -> bool:
         assert part.running, part.tail()
         try:
-            return Browser(self.ports[part.name]).get("/login/")[0] == 200
+            return Browser(self.ports[part.name]).get(path)[0] == status
         except (OSError, http.client.HTTPException):
             return False
 

@@ -146,6 +146,17 @@ def test_the_heartbeat_keeps_old_clients(port: int) -> None:
         assert one.recv(6.0) == "--heartbeat--"
 
 
+def test_a_server_for_sockets_alone(newsroom: Newsroom) -> None:
+    port, ana = newsroom.sockets(), Browser(newsroom.ports["uwsgi"]).signed_in("ana")
+    with ana.socket("notes?subscribe-user&publish-user&echo", port=port) as one:
+        text = fresh("alone")
+        one.send(text)
+        while messages(one, 1) != [text]:
+            pass
+        assert ana.post("/tell/", user="ana", text=f"{text} from a page") == (200, "told")
+        assert messages(one, 1) == [f"{text} from a page"]
+
+
 def test_the_flag_says_where_a_page_leads(newsroom: Newsroom) -> None:
     # contract 8.1
     turn = "from waffle.models import Flag; f = Flag.objects.get(); f.everyone = %s; f.save()"

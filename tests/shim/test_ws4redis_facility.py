@@ -1,26 +1,31 @@
 """The compatible facilities, as both backends run them; in memory, since nothing of them depends on a backend."""
 
+import json
 import logging
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import Group as DjangoGroup
 from django.contrib.auth.models import User as DjangoUser
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 
 from shim import Everyone, Facility, Group, Kind, Message, Session, User, realtime
 from shim.core.names import Audience, Topic
+from shim.discovery import endpoint
 from shim.facility import facility
 from shim.testing import InMemory, Refused, TestConnection, outbox
 from shim.testing import connect as connect_as
 from shim.ws4redis.channel import CUSTOM
 from shim.ws4redis.message import RedisMessage
 from shim.ws4redis.publisher import RedisPublisher
+from shim.ws4redis.store import SELF, RedisStore
 from shim.ws4redis.subscriber import RedisSubscriber
 
 ALL = "subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
@@ -193,6 +198,13 @@ class TestNames:
         with connect("room") as one:
             RedisPublisher(facility="room", broadcast=True).publish_message(RedisMessage("hello"))
             assert one.receive_all() == ["hello"]
+
+    @pytest.mark.parametrize("name", ["room", "a/b", "é", "a b"])
+    def test_the_endpoint_knows_it(self, name: str) -> None:
+        backends = {"legacy": {"BACKEND": "shim.backends.BaseBackend"}}
+        with override_settings(REALTIME=backends, REALTIME_FORCE_BACKEND="legacy"):
+            response = endpoint(RequestFactory().get("/", {"facility": name}))
+        assert json.loads(response.content)["url"] == f"ws://testserver/ws/{quote(name)}"
 
     def test_without_the_mode_there_is_none(self) -> None:
         with override_settings(REALTIME_WS4REDIS=False):
@@ -420,6 +432,41 @@ class Denying(RedisSubscriber):
         raise PermissionDenied("no such room")
 
 
+class ServerStore(RedisStore):
+    def _get_message_channels(self, *args: Any, server: bool = False, **kwargs: Any) -> list[str]:
+        channels = super()._get_message_channels(*args, **kwargs)
+        if server:
+            channels.append(f"{self.get_prefix()}server:{kwargs['facility']}")
+        return channels
+
+
+class ServerPublisher(RedisPublisher, ServerStore):
+    pass
+
+
+class ServerSubscriber(RedisSubscriber, ServerStore):
+    subscription_channels: ClassVar[list[str]] = [*RedisSubscriber.subscription_channels, "subscribe-server"]
+    publish_channels: ClassVar[list[str]] = [*RedisSubscriber.publish_channels, "publish-server"]
+
+    def set_pubsub_channels(self, request: Any, channels: Any) -> None:
+        facility = request.path_info.replace(settings.WEBSOCKET_URL, "", 1)
+        for verb in ("publish", "subscribe"):
+            keys = self._get_message_channels(
+                request=request,
+                facility=facility,
+                users=(f"{verb}-user" in channels and [SELF]) or [],
+                broadcast=f"{verb}-broadcast" in channels,
+                server=f"{verb}-server" in channels,
+            )
+            if verb == "publish":
+                self._publishers = set(keys)
+                self._subscription = self._connection.pubsub()
+            else:
+                assert self._subscription is not None
+                for key in keys:
+                    self._subscription.subscribe(key)
+
+
 class TestSubscriber:
     @pytest.fixture(autouse=True)
     def custom(self) -> Iterator[None]:
@@ -449,6 +496,20 @@ class TestSubscriber:
             one.receive_nothing()
             other.receive_nothing()
         assert Topic(outbox()[-1].facility, outbox()[-1].audience) == Topic(CUSTOM, Group("server:all"))
+
+    def test_another_base_adds_an_audience_to_publishers_and_subscribers(self) -> None:
+        # as projects did where the four were not enough
+        with (
+            override_settings(WS4REDIS_SUBSCRIBER=f"{__name__}.ServerSubscriber", WEBSOCKET_URL="/ws/"),
+            connect("room", query="subscribe-server&publish-server") as one,
+            connect("room", query="subscribe-broadcast") as two,
+            connect("hall", query="subscribe-server") as three,
+        ):
+            ServerPublisher(facility="room", server=True, broadcast=True).publish_message(RedisMessage("a"))
+            assert (one.receive_all(), two.receive_all()) == (["a"], ["a"])
+            three.receive_nothing()
+            one.send("to the server")
+            assert outbox()[-1].audience == Group("server:room")
 
     def test_may_refuse(self) -> None:
         with override_settings(WS4REDIS_SUBSCRIBER=f"{__name__}.Denying"), pytest.raises(Refused) as refused:

@@ -10,7 +10,9 @@ READERS = ["subscribe-broadcast", "subscribe-session"]
 
 
 def allowed_channels(request, channels):
-    """Readers may listen; who is signed in may do anything; nobody enters the archive."""
+    """Readers may listen; who is signed in may do anything; nobody enters the archive, or comes from nowhere."""
+    if not request.META["REMOTE_ADDR"]:
+        raise PermissionDenied("From where?")
     if request.path_info.startswith("/ws/archive"):
         raise PermissionDenied("The archive is closed")
     if not request.user or not request.user.is_authenticated:
