@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint contract matrix bench
+.PHONY: help setup demo serve test lint contract matrix load bench
 
 help: ## this list
 	@echo 'usage: make TARGET [VARIABLE=value ...]'
@@ -26,7 +26,7 @@ help: ## this list
 #: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
 #: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
 #: REDIS      valkey, redis: the embedded one, Debian's redis-server; default: both (matrix)
-#: ARGS       more arguments for pytest, for example ARGS="-k hub -x" (test)
+#: ARGS       more arguments, for example ARGS="-k hub -x" (test: pytest's; load)
 #
 # Variables given to make reach the programs as environment variables of the same name.
 
@@ -56,6 +56,10 @@ contract: ## the contract, executed: random lives on both backends, on the two m
 matrix: ## the contract's quick profile on every supported Python, Django and Redis that can be had here
 	@./bootstrap test
 	@$(PY) -m tests.matrix
+
+load: ## 2,000 live connections change the backend while others come in: whether newcomers wait for it
+	@./bootstrap test
+	@$(PY) -m tests.load $(ARGS)
 
 bench: ## the benchmarks (not there yet)
 	@echo 'make bench: there are no benchmarks yet.' >&2; exit 1

@@ -36,7 +36,6 @@ from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
 
-TICK_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 1.0
 GOODBYE_SECONDS: Final = 6.0
 """How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
@@ -187,12 +186,13 @@ class Process:
 
     def _tick(self) -> None:
         """Heartbeats, moves, drains: one timer for all connections (contract 7.1, 8.5)."""
-        retry_at = 0.0
+        retry_at = rest = 0.0
         while True:
-            time.sleep(TICK_SECONDS)
+            time.sleep(rest)
             now = time.monotonic()
             with self.lock:
                 due = self.node.tick(now)
+                rest = self.node.rest(now)
                 if (wanted := self.node.announced(now)) is not None:
                     self._announcements.put(wanted)
                 if now >= retry_at:

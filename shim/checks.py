@@ -146,6 +146,23 @@ def check_sharing(**_: Any) -> Found:
 
 
 @checks.register(TAG)
+def check_pace(**_: Any) -> Found:
+    """Whether the two rates of moves agree (contract 8.5): W015."""
+    pace = read()[0].pace
+    if pace.fleet_moves is None or pace.moves <= pace.fleet_moves:
+        return []
+    return [
+        checks.Warning(
+            f"REALTIME_PACE: moves ({pace.moves:g}) is over fleet_moves ({pace.fleet_moves:g}), and is all that holds "
+            "where Redis does not answer: then one process alone moves more than all together should.",
+            hint="Let moves be fleet_moves divided by the number of processes, or a little more; see "
+            "docs/explanation/pacing.md.",
+            id="realtime.W015",
+        )
+    ]
+
+
+@checks.register(TAG)
 def check_waffle(**_: Any) -> Found:
     """The app that keeps the flag, and its cache: E011, W003."""
     try:

@@ -1,10 +1,11 @@
 """A node: one server process and all its connections. Who may come in, who must go when. Pure.
 
-The shell calls `tick` about ten times a second: that one timer serves every connection's heartbeat (contract 7.1),
-every move (8.5) and the drain (9.1). A move or a drain gives each connection a moment of its own inside a window, so
-that no flip and no restart makes a reconnect storm. That is the process's rate. The fleet's rate is a gate behind it:
-whoever's moment has come waits there for one of the slots that all processes share (`shim.core.fleet`). A v1 client
-that is told `move` has a moment of another kind, by which it has to be gone (contract 8.3): no gate is before that one.
+The shell calls `tick` ten times a second, and more often while somebody has to go (`rest`): that one timer serves every
+connection's heartbeat (contract 7.1), every move (8.5) and the drain (9.1). A move or a drain gives each connection a
+moment of its own inside a window, so that no flip and no restart makes a reconnect storm. That is the process's rate.
+The fleet's rate is a gate behind it: whoever's moment has come waits there for one of the slots that all processes
+share (`shim.core.fleet`). A v1 client that is told `move` has a moment of another kind, by which it has to be gone
+(contract 8.3): no gate is before that one.
 """
 
 import heapq
@@ -22,6 +23,8 @@ from shim.core.fleet import ROUND_SECONDS, Fleet, Round
 from shim.core.pacing import TokenBucket, between, moments, spread
 from shim.core.protocol import Close, Protocol
 
+TICK_SECONDS: Final = 0.1
+BRISK_SECONDS: Final = 0.02  # while somebody has to go: who is sent away in one instant comes back in one, too
 BEAT_SECONDS: Final = 1.0  # connections are walked this often for heartbeats
 JOIN_SECONDS: Final = 0.25  # who has to be told `move` and has not joined yet is looked at again after this
 
@@ -251,6 +254,11 @@ class Node:
             beats = ((connection, connection.beat(now)) for connection in self.connections.values())
             due.extend(beat for beat in beats if beat[1])
         return due
+
+    def rest(self, now: float) -> float:
+        """Seconds until the next `tick`."""
+        someone_goes = self._waiting or (self._order and self._order[0][0] <= now + TICK_SECONDS)
+        return BRISK_SECONDS if someone_goes else TICK_SECONDS
 
     # The fleet
 

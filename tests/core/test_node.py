@@ -10,7 +10,7 @@ from shim.core.cohorts import CHANNELS, LEGACY, FlagState, Snapshot, Subject
 from shim.core.connection import Connection, End, Limits, State
 from shim.core.errors import WireError
 from shim.core.names import Everyone, Group, Topic, User, control_channel
-from shim.core.node import Node, Pace
+from shim.core.node import BRISK_SECONDS, TICK_SECONDS, Node, Pace
 from shim.core.pacing import TokenBucket
 from tests.core.members import alone, connection
 
@@ -247,6 +247,22 @@ class TestFlips:
         world.turn(everyone=True)
         world.run(2.0)
         assert len(world.gone) == 10
+
+
+class TestRest:
+    # contract 8.5: who is sent away in one instant comes back in one, too
+
+    def test_the_timer_is_quicker_while_somebody_goes(self) -> None:
+        world = World(pace=alone(moves=10.0))
+        world.turn(percent=0)
+        world.open(50)
+        assert world.node.rest(world.now) == TICK_SECONDS
+        world.turn(everyone=True)
+        world.run(1.0)
+        assert world.node.rest(world.now) == BRISK_SECONDS
+        world.run(5.0)
+        assert len(world.gone) == 50
+        assert world.node.rest(world.now) == TICK_SECONDS
 
 
 class TestArrivals:

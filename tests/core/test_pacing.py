@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.core.pacing import TokenBucket, backoff, moments, spread
+from shim.core.pacing import TokenBucket, backoff, between, moments, spread
 
 times = st.floats(min_value=0, max_value=1e6)
 dice = st.randoms(use_true_random=False)
@@ -139,3 +139,25 @@ class TestMoments:
     def test_refuses_a_negative_window(self) -> None:
         with pytest.raises(ValueError, match="window"):
             moments(1, -1, 0, lambda: 0.5)
+
+
+class TestBetween:
+    @given(st.integers(0, 200), st.floats(0.1, 60), dice)
+    def test_newcomers_alone_have_a_slot_each(self, n: int, window: float, random: Random) -> None:
+        found = between([], n, window, 1_000.0, random.random)
+        slot = window / max(n, 1)
+        assert len(found) == n
+        for number, moment in enumerate(found):
+            assert number * slot - 1e-6 <= moment - 1_000.0 <= (number + 1) * slot + 1e-6
+
+    @given(st.integers(0, 100), st.lists(st.floats(-5, 10, exclude_max=True), max_size=100), dice)
+    def test_newcomers_take_what_others_leave_free(self, n: int, others: list[float], random: Random) -> None:
+        found = between(others, n, 10.0, 0.0, random.random)
+        assert len(found) == n
+        assert found == sorted(found)
+        slot = 10.0 / max(n + len(others), 1)
+        for number, moment in enumerate(found):
+            assert moment <= 10.0 + 1e-6
+            # Whoever had a turn before it had a slot of their own before it.
+            earlier = number + sum(other <= moment - slot for other in others)
+            assert earlier <= moment / slot + 1 + 1e-6

@@ -120,6 +120,10 @@ class TestValues:
             ("E016", {"REALTIME_PACE": {"admissions": float("nan")}}),
             ("E016", {"REALTIME_PACE": {"admission_burst": 0}}),
             ("E016", {"REALTIME_PACE": {"moves": True}}),
+            ("E016", {"REALTIME_PACE": {"moves": None}}),
+            ("E016", {"REALTIME_PACE": {"fleet_moves": 0}}),
+            ("E016", {"REALTIME_PACE": {"fleet_moves": "fast"}}),
+            ("E016", {"REALTIME_PACE": {"hurry": 0.5}}),
             ("E016", {"REALTIME_PACE": {"move_least": 31}}),
             ("E016", {"REALTIME_PACE": {"drain": 31}}),  # contract 9.1
             *(
@@ -375,6 +379,26 @@ class TestOrigins:
         settings = {"ALLOWED_HOSTS": hosts, "REALTIME_ALLOWED_ORIGINS": origins}
         assert ids(deploy=True, **settings) == expected
         assert ids(**settings) == []  # a developer's machine
+
+
+class TestPace:
+    @pytest.mark.parametrize(
+        ("pace", "expected"),
+        [
+            ({}, []),
+            ({"fleet_moves": 50.0}, ["W015"]),
+            ({"moves": 201.0}, ["W015"]),
+            ({"fleet_moves": 50.0, "moves": 10.0}, []),
+            ({"fleet_moves": None, "moves": 1_000.0}, []),
+        ],
+    )
+    def test_one_process_is_not_faster_than_all_together(self, pace: dict[str, Any], expected: list[str]) -> None:
+        assert ids(REALTIME_PACE=pace) == expected
+
+    def test_it_says_both_numbers(self) -> None:
+        message = the("W015", REALTIME_PACE={"fleet_moves": 20})
+        assert "(200)" in message.msg
+        assert "(20)" in message.msg
 
 
 class TestFlag:

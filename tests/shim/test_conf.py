@@ -66,6 +66,10 @@ class TestConf:
         assert (found.limits.heartbeat, found.limits.answer, found.limits.hello) == (25.0, 8.0, 10.0)  # contract 7.1
         assert found.pace.drain <= 30.0  # contract 9.1
 
+    def test_the_fleets_rate_may_be_none(self) -> None:
+        with override_settings(REALTIME_PACE={"fleet_moves": None}):
+            assert conf().pace.fleet_moves is None
+
     def test_is_read_once_and_again_after_a_change(self) -> None:
         before = conf()
         assert conf() is before

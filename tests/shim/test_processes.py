@@ -1,12 +1,16 @@
-"""What the processes of both backends do alike when they begin."""
+"""What the processes of both backends do alike: when they begin, and when they ask for their share of moves."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from time import monotonic
 
 import pytest
 from django.test import override_settings
 
 from channels_impl import process as channels
 from legacy_ws4redis import process as legacy
+from shim.bus.memory_redis import MemoryRedis, install
 from shim.core.cohorts import FlagState, Snapshot
 
 
@@ -40,3 +44,69 @@ def test_a_fresh_channels_process_learns_the_flag_without_a_flip(monkeypatch: py
         assert process.node.flag.current is not None
 
     asyncio.run(run())
+
+
+class Over(Exception):
+    """A test has seen enough of a loop."""
+
+
+class Announcements:
+    """What a process announces, in place of the queue that its timer fills."""
+
+    def __init__(self, *wanted: int) -> None:
+        self.wanted = list(wanted)
+
+    def get(self) -> int:
+        if not self.wanted:
+            raise Over
+        return self.wanted.pop(0)
+
+
+class AsyncAnnouncements(Announcements):
+    async def get(self) -> int:  # type: ignore[override]
+        return super().get()
+
+
+@pytest.fixture
+def away() -> Iterator[MemoryRedis]:
+    """A Redis that has gone."""
+    made = MemoryRedis()
+    install("memory://away", made)
+    made.stop()
+    with override_settings(REALTIME_REDIS_URL="memory://away"):
+        yield made
+    install("memory://away", None)
+
+
+def test_a_legacy_process_goes_by_its_own_rate_while_redis_is_away(
+    away: MemoryRedis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # contract 8.5
+    process = legacy.Process()
+    for wanted, is_alone in ((5, True), (5, True), (3, False)):
+        if not is_alone:
+            away.start()
+        process.node._fleet.announce(wanted, monotonic())
+        monkeypatch.setattr(process, "_announcements", Announcements(wanted))
+        with suppress(Over):
+            process._announce()
+        assert process.node.is_alone is is_alone
+    assert [record.message[:27] for record in caplog.records] == ["the fleet's rate is not kno"]  # once
+
+
+def test_a_channels_process_goes_by_its_own_rate_while_redis_is_away(
+    away: MemoryRedis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # contract 8.5
+    async def run() -> None:
+        process = channels.Process()
+        for wanted, is_alone in ((5, True), (5, True), (3, False)):
+            if not is_alone:
+                away.start()
+            process.node._fleet.announce(wanted, monotonic())
+            monkeypatch.setattr(process, "_announcements", AsyncAnnouncements(wanted))
+            with suppress(Over):
+                await process._announce()
+            assert process.node.is_alone is is_alone
+        await process.bus.close()
+
+    asyncio.run(run())
+    assert [record.message[:27] for record in caplog.records] == ["the fleet's rate is not kno"]  # once

@@ -1,6 +1,7 @@
 """`shim.testing`: what applications' tests are given, and the server below it."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
