@@ -1,0 +1,124 @@
+"""Many live connections are moved from one backend to the other, while others come in (contract 8.5)."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Final
+
+from demo.stack import CHANNELS, LEGACY, ROOT
+from tests.load.people import PATIENCE, Person, arrived
+from tests.load.stack import LoadStack, busy_seconds
+
+PAUSE: Final = 0.05  # seconds between two visitors
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Somebody new. Seconds of the monotonic clock, and milliseconds from the connection to `ready`."""
+
+    at: float
+    backend: str
+    ms: float
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was seen.
+
+    Attributes:
+        quiet, moving: visits before the flip, with all people connected, and during the moves.
+        people: those who were moved. began, ended: when the flag was turned, and the last one had moved.
+    """
+
+    quiet: list[Visit]
+    moving: list[Visit]
+    people: list[Person]
+    began: float
+    ended: float
+
+
+@contextmanager
+def visitors(stack: LoadStack, found: list[Visit]) -> Iterator[None]:
+    """Let somebody new come to either backend in turn; `found` has them all when it is over."""
+    urls = [f"{stack.ws[name]}lobby" for name in (LEGACY, CHANNELS)]
+    backends = {str(port): name for name, port in stack.ports.items()}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.load.visitor", str(PAUSE), *urls],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield
+        finally:
+            said, _ = process.communicate(timeout=PATIENCE)  # ends its input, too
+    for line in said.splitlines():
+        at, port, ms, status = line.split()
+        found.append(Visit(float(at), backends[port], float(ms), int(status)))
+
+
+async def cost(stack: LoadStack, people: int) -> tuple[float, float]:
+    """What a handshake costs here in CPU-seconds, clients and servers together, and the share that is busy anyway."""
+    cpus = os.cpu_count() or 1
+    busy, began = busy_seconds(), time.monotonic()
+    await asyncio.sleep(2.0)
+    share = (busy_seconds() - busy) / (time.monotonic() - began) / cpus
+    await arrived([f"first-{n}" for n in range(20)], f"{stack.ws[CHANNELS]}lobby")  # whatever is done once
+    used = stack.cpu_seconds() + time.process_time()
+    found = await arrived([f"cost-{n}" for n in range(people)], f"{stack.ws[CHANNELS]}lobby")
+    used = stack.cpu_seconds() + time.process_time() - used
+    for each in found:
+        each.close()
+    return used / people, min(share, 0.9)
+
+
+async def run(stack: LoadStack, people: int, *, quiet: float, patience: float) -> Run:
+    """Connect people to legacy, wait a while, flip, and wait until all have moved."""
+    crowd = await arrived([f"held-{n}" for n in range(people)], f"{stack.ws[LEGACY]}lobby")
+    found: list[Visit] = []
+    try:
+        with visitors(stack, found):
+            await asyncio.sleep(1.0)  # until the visitors' program runs
+            ready = time.monotonic()
+            await asyncio.sleep(quiet)
+            began = time.monotonic()
+            await asyncio.to_thread(stack.turn, 100)
+            while not all(each.backend == CHANNELS or each.ends for each in crowd):
+                if time.monotonic() > began + patience:
+                    raise TimeoutError(f"{sum(each.backend == LEGACY for each in crowd)} have not moved")
+                await asyncio.sleep(0.05)
+            ended = time.monotonic()
+    finally:
+        for each in crowd:
+            each.close()
+    return Run(
+        [visit for visit in found if ready <= visit.at < began],
+        [visit for visit in found if began <= visit.at < ended],
+        crowd,
+        began,
+        ended,
+    )
+
+
+def percentile(visits: Sequence[Visit], percent: int) -> float:
+    """Of the milliseconds that they took."""
+    return quantiles([visit.ms for visit in visits], n=100)[percent - 1]
+
+
+def most_within(moments: list[float], seconds: float) -> int:
+    """The most of them in any so many seconds."""
+    ordered = sorted(moments)
+    most = first = 0
+    for last, moment in enumerate(ordered):
+        while ordered[first] <= moment - seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
