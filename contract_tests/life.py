@@ -265,7 +265,10 @@ class Life:
 
     def leave(self, link: Link, how: str, code: int | None = 1000) -> None:
         """A client leaves: `clean` with a close frame, `abrupt` without, `half` so that nobody is told for now."""
-        ended_otherwise = link.ending.told or frozenset() if link.ending is not None else frozenset()
+        ended_otherwise: frozenset[int] = frozenset()
+        may_be_untold = False  # its process was killed, and it has not read that
+        if link.ending is not None:
+            may_be_untold, ended_otherwise = link.ending.told is None, link.ending.told or frozenset()
         match how:
             case "clean":
                 told = 1005 if code is None else code
@@ -283,6 +286,8 @@ class Life:
                 link.client.stall()
                 codes = frozenset({1006, 4001, *ended_otherwise})
                 link.ending = Ending(codes, "6.4", codes, must=False, early=True)
+        if may_be_untold:
+            link.ending = replace(link.ending, told=None)
 
     def sweep(self) -> None:
         """The end of a life: everybody gets what is due, leaves, and `disconnected` has run once for each."""
@@ -292,22 +297,23 @@ class Life:
                 self.leave(link, "clean" if link.reads else "abrupt")
         for link in self.links:
             if link.ending is not None and link.ending.told is not None:
-                self._see_disconnected(link, link.ending.told)
+                self.see_disconnected(link.note, link.ending.told, str(link), link.place)
         self.hold("3.1", "3.2", "3.3", "6.4")
 
-    def _see_disconnected(self, link: Link, codes: frozenset[int]) -> None:
+    def see_disconnected(self, note: str, codes: frozenset[int], who: str, place: str) -> None:
+        """`disconnected` has run once, with one of the codes.
+
+        Raises:
+            Broken: not so.
+        """
         deadline = self.driver.now() + self.driver.patience
-        while not (ends := self.driver.notes.read(link.note, "disconnected")):
+        while not (ends := self.driver.notes.read(note, "disconnected")):
             if self.driver.now() > deadline:
-                raise Broken(
-                    "6.4", f"disconnected() has not run for {link} within {self.driver.patience:g} s", link.place
-                )
+                raise Broken("6.4", f"disconnected() has not run for {who} within {self.driver.patience:g} s", place)
             self.driver.wait([], _LOOK)
         told = [end["code"] for end in ends]
         if len(told) > 1 or told[0] not in codes:
-            raise Broken(
-                "6.4", f"disconnected() was told {told} for {link}, one of {sorted(codes)} is right", link.place
-            )
+            raise Broken("6.4", f"disconnected() was told {told} for {who}, one of {sorted(codes)} is right", place)
 
     def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run async code of a test."""

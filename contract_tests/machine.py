@@ -25,6 +25,7 @@ from shim import realtime
 PICK: Final = st.integers(0, 11)
 HOW: Final = st.sampled_from(["sync", "async", "many", "amany"])
 MOST_LINKS: Final = 8
+_BIG: Final = 100_000  # characters; more takes a while, and needs chance's consent
 
 type Messages = Sequence[tuple[int, Any]]
 
@@ -207,7 +208,7 @@ class Basics(RuleBasedStateMachine):
     @step(
         pick=PICK,
         back=st.integers(0, 5),
-        forged=st.sampled_from([None, None, None, "epoch", "future", "huge", "negative", "stranger"]),
+        forged=st.sampled_from([None] * 4 + ["epoch", "odd", "long", "future", "huge", "negative", "stranger"]),
         was=st.sampled_from(["own", "own", "nobody's", "other's"]),
     )
     def resume(self, pick: int, back: int, forged: str | None, was: str) -> None:
@@ -228,6 +229,10 @@ class Basics(RuleBasedStateMachine):
             match forged:
                 case "epoch":
                     position[0] = "0123456789abcdef"
+                case "odd":
+                    position[0] = "\0*{}\n\N{GRINNING FACE}"
+                case "long":
+                    position[0] = "0" * 10_000
                 case "future":
                     position[1] += 1_000 + back
                 case "huge":
@@ -268,7 +273,7 @@ class Basics(RuleBasedStateMachine):
     @step(to=PICK, value=BIG, dice=st.integers(0, 3))
     def publish_big(self, to: int, value: Any, dice: int) -> None:
         """Somebody publishes something big."""
-        if dice == 0 or len(value) < 100_000:
+        if not dice or len(value) < _BIG:
             self.life.publish([(self.heard_topic(to), value)])
             self.life.settle()
 
@@ -359,6 +364,17 @@ class Basics(RuleBasedStateMachine):
         mine = list(link.topics.values()) if number % 3 else []
         topics = mine or [topic for topic in self.topics if topic.facility == link.facility]
         return topics[number % len(topics)]
+
+    @step(pick=PICK, value=BIG, dice=st.integers(0, 3))
+    def send_big(self, pick: int, value: Any, dice: int) -> None:
+        """A client sends something big."""
+        link = self.link(pick)
+        if link is None or (dice and len(value) >= _BIG):
+            return
+        link.allowed.expect(*mirrored(link, value, None))
+        self.life.say(link, value)
+        self.life.settle()
+        self.life.hold("6.1")
 
     # Leaving
 

@@ -1,6 +1,8 @@
 """Rules in which somebody does what they must not: clients, handlers, strangers at the door (contract 1.1, 1.3, 6)."""
 
+import json
 from typing import Any, Final
+from urllib.parse import quote
 
 from hypothesis import strategies as st
 
@@ -34,6 +36,19 @@ NOT_V1: Final[dict[str, tuple[object, int, bytes]]] = {
     "huge number": (None, TEXT, b"1" * 10_000),
 }
 """What `realtime.v1` does not allow, and the id that its `error` names (6.3)."""
+
+BAD_START: Final[dict[str, object]] = {
+    "no hello": {"op": "send", "data": 1},
+    "positions in a list": {"op": "hello", "resume": [["everyone", "0", 1]]},
+    "half a position": {"op": "hello", "resume": {"everyone": ["0123456789abcdef"]}},
+    "no seq": {"op": "hello", "resume": {"everyone": ["0123456789abcdef", "1"]}},
+    "no epoch": {"op": "hello", "resume": {"everyone": [1, 1]}},
+    "a fraction": {"op": "hello", "resume": {"everyone": ["0123456789abcdef", 0.5]}},
+    "too many topics": {"op": "hello", "resume": {f"group:{number}": ["0", 1] for number in range(1_001)}},
+    "was nobody": {"op": "hello", "was": ["x"]},
+    "was too long": {"op": "hello", "was": "x" * 10_000},
+}
+"""What no v1 client may begin with (6.3)."""
 
 _VIOLATIONS_SECONDS: Final = 10.0
 
@@ -83,7 +98,7 @@ class Misbehaviour(Basics):
         self.life.settle()
         self.life.hold("6.2")
 
-    @step(who=PICK, place=PICK, what=st.sampled_from(["facility", "origin", "no", "upgrade"]), v1=st.booleans())
+    @step(who=PICK, place=PICK, what=st.sampled_from(["facility", "origin", "no", "upgrade", "args"]), v1=st.booleans())
     def knock_in_vain(self, who: int, place: int, what: str, v1: bool) -> None:
         """Somebody is refused before acceptance, with a status and a reason."""
         status, path, headers, body = {
@@ -91,6 +106,7 @@ class Misbehaviour(Basics):
             "origin": (403, "/ws/contract", {"Origin": "http://evil.example"}, None),
             "no": (403, "/ws/contract?refuse=not+today", {}, b"not today"),
             "upgrade": (426, "/ws/contract", {"Upgrade": "h2c"}, None),
+            "args": (400, f"/ws/contract?{'a&' * 2_000}", {}, None),
         }[what]
         where = self.place(place)
         try:
@@ -108,6 +124,32 @@ class Misbehaviour(Basics):
         if head.status != status or not head.body or (body is not None and head.body != body):
             raise Broken("1.1", f"{what}: refused with {head.status} {head.body!r}, not with {status} {body!r}", where)
         self.life.hold("1.1")
+
+    @step(who=PICK, place=PICK, what=st.sampled_from(sorted(BAD_START)), number=st.integers(0, 1))
+    def begin_badly(self, who: int, place: int, what: str, number: int) -> None:
+        """A v1 client begins with what it must not, twice: an `error`, and 1008; it has not been told of anything."""
+        where, note = self.place(place), f"{self.life.name}-bad-{len(self.program)}"
+        path = f"/ws/{quote(self.life.facilities[number], safe='')}?note={note}"
+        try:
+            client = self.driver.knock(where, path, v1=True, headers=self.person(who).cookie)
+            head, seen = client.open(PATIENCE)
+        except OSError:
+            if self.life.shaken:
+                return
+            raise
+        if head.status == 503 and self.life.shaken:
+            return
+        for _ in range(2):
+            client.say(TEXT, json.dumps(BAD_START[what]).encode())
+        deadline = self.driver.now() + self.driver.patience
+        while not client.over and self.driver.now() < deadline:
+            client.wait()
+            seen += client.pump()
+        client.end(abrupt=True)
+        if [each.op for each in seen] != ["error", "error", "closed"] or seen[-1].code != 1008:
+            raise Broken("6.3", f"{what}, twice, and a v1 client got {[str(each) for each in seen]}", where)
+        self.life.see_disconnected(note, frozenset({1008}), f"a client that began badly ({what})", where)
+        self.life.hold("6.3", "6.4")
 
     @step(who=st.integers(0, 1), how=st.sampled_from(["sign out", "disconnect", "adisconnect"]))
     def throw_out(self, who: int, how: str) -> None:

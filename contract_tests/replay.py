@@ -37,7 +37,7 @@ def test_of(driver: str, program: Sequence[tuple[str, Mapping[str, Any]]]) -> st
     ]
     lines = [
         "from contract_tests.replay import machine",
-        "from contract_tests.values import filled, said_as_json",
+        "from contract_tests.values import DeepList, filled, said_as_json",
         "",
         "",
         "def test_shrunk() -> None:",
@@ -49,11 +49,11 @@ def test_of(driver: str, program: Sequence[tuple[str, Mapping[str, Any]]]) -> st
 
 def source(value: Any) -> str:
     """An argument of a rule as Python."""
-    from contract_tests.values import FilledBytes, FilledText  # noqa: PLC0415  # they need Django's settings
+    from contract_tests.values import DeepList, FilledBytes, FilledText  # noqa: PLC0415  # they need Django's settings
     from shim import Message  # noqa: PLC0415
 
     match value:
-        case FilledText() | FilledBytes():
+        case FilledText() | FilledBytes() | DeepList():
             return repr(value)
         case Message():
             return f"said_as_json({source(value.value)})"

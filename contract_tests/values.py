@@ -30,12 +30,27 @@ def filled(what: str | bytes, size: int) -> str | bytes:
     return FilledText(what * size) if isinstance(what, str) else FilledBytes(what * size)
 
 
+class DeepList(list[Any]):
+    """Lists in lists that are printed short."""
+
+    def __init__(self, depth: int) -> None:
+        inner: list[Any] = []
+        for _ in range(depth - 1):
+            inner = [inner]
+        super().__init__([inner])
+        self.depth = depth
+
+    def __repr__(self) -> str:
+        return f"DeepList({self.depth})"
+
+
 def said_as_json(value: Any) -> Message:
     """A value as JSON, where a plain `str` would be text."""
     return Message(Kind.JSON, value)
 
 
 LIMIT: Final = 1_048_576
+DEPTH: Final = 1_000  # levels of JSON
 
 _text: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _odd_texts: Final = st.sampled_from(
@@ -67,6 +82,7 @@ _objects: Final = st.one_of(
     st.none(),
     st.booleans(),
     _scalars.map(said_as_json),
+    st.just(DeepList(DEPTH)),
 )
 
 VALUES: Final = st.one_of(_text, _odd_texts, st.binary(max_size=60), _objects)
@@ -90,6 +106,7 @@ SENT: Final = st.one_of(
     _odd_texts,
     st.binary(max_size=60),
     st.lists(_json, max_size=3),
+    st.just(DeepList(DEPTH)),
 )
 """What a client sends: no command."""
 
