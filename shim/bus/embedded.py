@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -200,7 +201,10 @@ def _launch(
     Returns:
         The keeper, and the server's pid.
     """
-    defaults = {"save": "", "appendonly": "no", "loglevel": "warning", "dir": tempfile.gettempdir()}
+    defaults = {"save": "", "appendonly": "no", "loglevel": "warning"}
+    if "dir" not in options:
+        # A server that starts loads the snapshot it finds, whoever left it there: there is none of this name.
+        defaults |= {"dir": tempfile.gettempdir(), "dbfilename": f"{token_hex(8)}.rdb"}
     arguments = [item for name, value in {**defaults, **options}.items() for item in (f"--{name}", value)]
     keeper = None
     reading, writing = os.pipe()

@@ -62,6 +62,19 @@ def test_what_it_is_told_to_keep_is_there_again(tmp_path: Path) -> None:
         assert client.get("kept") == b"by a snapshot at the end"
 
 
+def test_what_others_left_in_the_shared_directory_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"dir": str(tmp_path), "save": "3600 1"}
+    with EmbeddedValkey(config=kept) as valkey, redis.Redis.from_url(valkey.url) as client:
+        client.set("left", "behind")
+        valkey.stop(10.0)
+    assert (tmp_path / "dump.rdb").exists()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with EmbeddedValkey() as valkey, redis.Redis.from_url(valkey.url) as client:
+        assert client.get("left") is None
+
+
 def test_a_stopped_process_can_be_stopped_for_good() -> None:
     with EmbeddedValkey() as valkey:
         pid = valkey.pid

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -64,7 +65,7 @@ def deaf(redis: Redis) -> Iterator[None]:
     """Around what no server hears: what they want is not let in, and what they have is cut."""
     processes = len(redis.client_list(_type="pubsub"))
     redis.acl_setuser("default", enabled=True, commands=["-subscribe"], keys=["*"], channels=["*"])
-    assert redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == processes
+    assert redis.client_kill_filter(_type="pubsub") == processes
     yield
 
 
@@ -89,7 +90,7 @@ def test_an_overrun_output_buffer(both: list[Place], redis: Redis, name: str) ->
                 for client in clients:
                     client.until(lambda it, n=burst * 60 + 60: len(it.values) >= n)  # type: ignore[misc]
         finally:
-            redis.config_set("client-output-buffer-limit", limit)
+            redis.config_set("client-output-buffer-limit", str(limit))
         for client in clients:
             assert [int(value.partition(" ")[0]) for value in client.values] == list(range(240))
             assert client.others == []
@@ -134,11 +135,11 @@ def test_restarted_without_its_data(
 
 
 @contextmanager
-def replica_of(valkey: EmbeddedValkey, redis: Redis) -> Iterator[Redis]:
+def replica_of(valkey: EmbeddedValkey, redis: Redis, directory: Path) -> Iterator[Redis]:
     """Another Valkey, with all that this one has; at the end the first one is back at its address."""
     processes = len(redis.client_list(_type="pubsub"))
     redis.config_set("repl-diskless-sync-delay", 0)
-    with EmbeddedValkey() as replica, Redis.from_url(replica.url) as told:
+    with EmbeddedValkey(config={"dir": str(directory)}) as replica, Redis.from_url(replica.url) as told:
         told.replicaof("127.0.0.1", valkey.port)
         try:
             wait_until(lambda: told.info("replication")["master_link_status"] == "up", what="it does not follow")
@@ -157,9 +158,11 @@ def take_over(valkey: EmbeddedValkey, told: Redis) -> None:
     told.config_set("port", valkey.port)
 
 
-def test_a_replica_is_promoted(both: list[Place], valkey: EmbeddedValkey, redis: Redis, name: str) -> None:
+def test_a_replica_is_promoted(
+    both: list[Place], valkey: EmbeddedValkey, redis: Redis, tmp_path: Path, name: str
+) -> None:
     # contract 7.4: it has all that was acknowledged: no gap and no duplicate
-    with listeners(both, name) as clients, replica_of(valkey, redis) as told:
+    with listeners(both, name) as clients, replica_of(valkey, redis, tmp_path) as told:
         publish(name, range(20))
         with deaf(redis):
             publish(name, range(20, 60))
@@ -169,9 +172,11 @@ def test_a_replica_is_promoted(both: list[Place], valkey: EmbeddedValkey, redis:
         whole(clients, range(90))
 
 
-def test_a_replica_that_lagged_is_promoted(both: list[Place], valkey: EmbeddedValkey, redis: Redis, name: str) -> None:
+def test_a_replica_that_lagged_is_promoted(
+    both: list[Place], valkey: EmbeddedValkey, redis: Redis, tmp_path: Path, name: str
+) -> None:
     # contract 7.4: what was acknowledged is lost to Redis: a new epoch begins, v1 clients are told, nothing comes twice
-    with listeners(both, name) as clients, replica_of(valkey, redis) as told:
+    with listeners(both, name) as clients, replica_of(valkey, redis, tmp_path) as told:
         publish(name, range(20))
         wait_until(lambda: told.hget(f"{Topic('contract', Group(name)).channel('rt')}:meta", "s") == b"20")
         told.replicaof("NO", "ONE")  # from now on it is told nothing
