@@ -75,7 +75,8 @@ class CompatibleFacility(Facility):
         Raises:
             PermissionDenied: the callback, or the subscriber, says no.
         """
-        request: Any = cast("CompatibleIdentity", connection.identity).request
+        identity = connection.identity
+        request: Any = cast("CompatibleIdentity", identity).request
         kind = subscriber_kind(ws4redis().subscriber)
         possible = {*kind.subscription_channels, *kind.publish_channels}
         words = [word.strip().lower() for word in connection.query]
@@ -86,6 +87,8 @@ class CompatibleFacility(Facility):
         subscriber = kind(store)
         subscriber.set_pubsub_channels(request, channels)
         self._subscriber = subscriber
+        # Who wants the request has it; a connection that lives for hours does not.
+        connection.identity = Identity(identity.user, identity.session_key, identity.groups, identity.subject)
         connection.echo = "echo" in words
         connection.subprotocol = connection.subprotocol or offered(connection)
         connection.topics = store.topics

@@ -98,17 +98,19 @@ def test_notes_for_users_groups_and_browsers(port: int, other: int) -> None:
         assert messages(later, 1) == [f"{text} for the desk"]  # reminders were sent with expire=0
 
 
-def test_a_place_that_a_client_sends_is_fetched_by_a_view(port: int, other: int) -> None:
-    ana, facility = Browser(port).signed_in("ana"), fresh("places/of reporters")
-    quoted = facility.replace(" ", "%20")
-    assert ana.get(f"/latest/{quoted}/") == (404, "nothing")
-    with ana.socket(f"{quoted}?publish-user", port=other) as one:
+@pytest.mark.parametrize("name", ["places", "a/b", "of%20reporters", "%C3%A9%F0%9F%98%80", "50%25", "a%2Fb%3Fc%23"])
+def test_a_place_that_a_client_sends_is_fetched_by_a_view(port: int, other: int, name: str) -> None:
+    # contract 3.3: slashes, escapes and any Unicode are part of a facility's name
+    ana, path = Browser(port).signed_in("ana"), f"{fresh('places')}/{name}"
+    assert ana.get(f"/latest/{path}/") == (404, "nothing")
+    with ana.socket(f"{path}?publish-user", port=other) as one:
         one.send("38.7,-9.1")
         one.ping().wait(10)
     for audience in ("any", "user"):
-        assert ana.get(f"/latest/{quoted}/?audience={audience}") == (200, "38.7,-9.1")
-    assert ana.get(f"/latest/{quoted}/?audience=broadcast") == (404, "nothing")
-    assert Browser(other).get(f"/latest/{quoted}/") == (404, "nothing")
+        assert ana.get(f"/latest/{path}/?audience={audience}") == (200, "38.7,-9.1")
+    assert ana.get(f"/latest/{path}/?audience=broadcast") == (404, "nothing")
+    assert ana.get(f"/latest/{path}x/") == (404, "nothing")
+    assert Browser(other).get(f"/latest/{path}/") == (404, "nothing")
 
 
 def test_its_own_subscriber_signs(port: int) -> None:

@@ -29,7 +29,10 @@ def table(title: str) -> dict[str, list[str]]:
 
 def value(cell: str) -> Any:
     text = cell.strip("`")
-    return None if text == "None" else json.loads(text)
+    return _PYTHON[text] if text in _PYTHON else json.loads(text)
+
+
+_PYTHON = {"None": None, "True": True, "False": False}
 
 
 class TestThePage:

@@ -115,7 +115,7 @@ class TestChecks:
     def test_the_original_package_beside_ours(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "ws4redis").mkdir()
         (tmp_path / "ws4redis" / "__init__.py").touch()
-        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         importlib.invalidate_caches()
         assert str(tmp_path) in the("E024", **ON).msg
         assert ids() == []  # somebody who uses it, and not us

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pytest
-from django.conf import settings
 from django.contrib.auth.models import Group as DjangoGroup
 from django.contrib.auth.models import User as DjangoUser
 from django.contrib.sessions.backends.db import SessionStore
@@ -17,6 +16,7 @@ from django.db import OperationalError
 from django.test import Client, RequestFactory, override_settings
 
 from shim import Everyone, Facility, Group, Kind, Message, Session, User, realtime
+from shim.conf import conf
 from shim.core.names import Audience, Topic
 from shim.discovery import endpoint
 from shim.facility import facility
@@ -449,7 +449,7 @@ class ServerSubscriber(RedisSubscriber, ServerStore):
     publish_channels: ClassVar[list[str]] = [*RedisSubscriber.publish_channels, "publish-server"]
 
     def set_pubsub_channels(self, request: Any, channels: Any) -> None:
-        facility = request.path_info.replace(settings.WEBSOCKET_URL, "", 1)
+        facility = request.path_info.replace(conf().ws_path, "", 1)
         for verb in ("publish", "subscribe"):
             keys = self._get_message_channels(
                 request=request,
@@ -500,7 +500,7 @@ class TestSubscriber:
     def test_another_base_adds_an_audience_to_publishers_and_subscribers(self) -> None:
         # as projects did where the four were not enough
         with (
-            override_settings(WS4REDIS_SUBSCRIBER=f"{__name__}.ServerSubscriber", WEBSOCKET_URL="/ws/"),
+            override_settings(WS4REDIS_SUBSCRIBER=f"{__name__}.ServerSubscriber"),
             connect("room", query="subscribe-server&publish-server") as one,
             connect("room", query="subscribe-broadcast") as two,
             connect("hall", query="subscribe-server") as three,
