@@ -127,6 +127,8 @@ def arrive(
         life.links.append(link)
     if not v1 and race.after:  # in one go: the server may be reading the past just now
         life.publish([(topic, value) for topic, value, _ in race.after], kept=race.after[0][2], how="many")
+    elif race.after:  # nothing heals what is lost of this
+        life.publish([(race.after[0][0], "at once")], kept=(0, 300.0))
     life.settle()
     if raced or race.after or not link.allowed.is_certain:
         life.fence([link])
@@ -242,7 +244,7 @@ def _first(life: Life, link: Link) -> Seen:
         if life.driver.now() > deadline:
             raise Broken("2.1", f"{link} got no ready within {PATIENCE:g} s", link.place)
         link.client.wait()
-        link.unseen.extend(link.client.pump())
+        link.unseen.extend(link.read())
     return link.unseen.popleft()
 
 

@@ -45,8 +45,11 @@ class Seen:
             return cls("msg", "text", _utf8(payload))
         if opcode != TEXT:
             raise ServerFault(f"realtime.v1 has text frames only: {payload[:80]!r}")
-        fields = json.loads(_utf8(payload))
-        return cls(fields["op"], fields=fields)
+        try:
+            fields = json.loads(_utf8(payload))
+            return cls(fields["op"], fields=fields)
+        except (ValueError, TypeError, KeyError):
+            raise ServerFault(f"not a frame of realtime.v1: {payload[:80]!r}") from None
 
 
 class Client(Protocol):

@@ -44,8 +44,8 @@ class Flips(Basics):
             and link.person.is_on_channels(old) is not link.person.is_on_channels(flag)
             and link.person.is_on_channels(flag) is not (link.place == "channels")
         ]
-        for link in self.life.open_links():
-            if link.ending is None:  # it may have been on its way when the flag came back
+        for link in self.life.open_links():  # it may have been on its way when the flag came back
+            if link.ending is None and link.person.is_on_channels(old) is not (link.place == "channels"):
                 link.ending = Ending.by(1012, "8.2", must=False, early=True)
         staying = [link for link in self.life.open_links() if link not in going]
         gone = [link for link in self.life.links if link.closed is not None]
@@ -54,6 +54,7 @@ class Flips(Basics):
         for to, value, kept in messages:
             self.life.publish([(self.heard_topic(to), value)], kept=kept)
         self.life.settle()
+        self._see_served([link for link in going if link.reads and link.told_move])
         for link in going:
             if link.reads and link.person in self.people:
                 self._follow(link)
@@ -76,6 +77,18 @@ class Flips(Basics):
                     "8.1", f"{person.name!r} belongs to {right} under {self.life.flag}, and is told {told}", where
                 )
         self.life.hold("8.1")
+
+    def _see_served(self, told: list[Link]) -> None:
+        """Who was told to move gets everything from the old backend until it leaves (contract 8.3)."""
+        for topic in {next(iter(link.topics.values())): None for link in told if link.topics}:
+            self.life.publish([(topic, "in flight")], kept=(0, 300.0))
+        deadline = self.driver.now() + self.driver.patience
+        while waiting := [link for link in told if link.closed is None and not link.allowed.is_done]:
+            if self.driver.now() > deadline:
+                items = "; ".join(map(str, waiting[0].allowed.missing()))
+                raise Broken("8.3", f"{waiting[0]} was told to move, and did not get {items}", waiting[0].place)
+            self.driver.wait([link.client for link in waiting], 1.0)
+            self.life.settle()
 
     def _follow(self, link: Link) -> None:
         """A client goes where it belongs; on v1 with its positions, and before it leaves if it was told to move."""

@@ -65,15 +65,17 @@ class Frames(Basics):
         self.life.settle()
         self.life.hold("6.1")
 
-    @step(pick=PICK, what=st.sampled_from(sorted(FORBIDDEN)))
-    def send_forbidden(self, pick: int, what: str) -> None:
-        """A client sends what no client may."""
+    @step(pick=PICK, what=st.sampled_from(sorted(FORBIDDEN)), before=st.lists(SENT, max_size=2))
+    def send_forbidden(self, pick: int, what: str, before: list[Any]) -> None:
+        """A client sends what no client may, and messages before it, in one go: they count."""
         link = self.link(pick)
         if link is None:
             return
         code, data = FORBIDDEN[what]
         self.life.must_end(link, Ending.by(code, "6.3"))
-        wire(link).send(data)
+        for value in before:
+            link.allowed.expect(*mirrored(link, value, None))
+        wire(link).send(b"".join(frame(*message_payload(link.v1, value)) for value in before) + data)
         self.life.settle()
         self.life.hold("6.3")
 

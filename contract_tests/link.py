@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from contract_tests.client import Client, Seen
 from contract_tests.model import Allowed, Broken, Item, TopicLog
 from contract_tests.people import Person
+from contract_tests.wire import ServerFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Link:
         unseen: what the client read and nobody has judged yet. closed: how it ended.
         id: the server's name for it. own: whose messages are its own: its id, and that of the one that it continues.
         echo: it gets its own messages, too (contract 6.5).
-        told_move: the server said `move`. reads: False while it has stopped reading. history: the last that it got.
+        told_move: the server said `move`, and it has not left yet. was_told: it ever did.
+        reads: False while it has stopped reading. history: the last that it got.
     """
 
     number: int
@@ -75,6 +77,7 @@ class Link:
     ending: Ending | None = None
     closed: Seen | None = None
     told_move: bool = False
+    was_told: bool = False
     reads: bool = True
     history: deque[Seen] = field(default_factory=lambda: deque(maxlen=8))
 
@@ -111,6 +114,17 @@ class Link:
         who = self.person.name or "anonymous"
         return f"connection {self.number} ({protocol} on {self.place}, {who!r}, {sorted(self.topics)})"
 
+    def read(self) -> list[Seen]:
+        """What has come for its client by now.
+
+        Raises:
+            Broken: bytes that no server may send.
+        """
+        try:
+            return self.client.pump()
+        except ServerFault as fault:
+            raise Broken("4.1", f"{self}: {fault}", self.place) from None
+
     def judge(self, seen: Seen, logs: dict[Topic, TopicLog]) -> None:
         """Hold one observation against what is allowed.
 
@@ -123,7 +137,7 @@ class Link:
         elif seen.op == "move":
             if self.ending is None or 1012 not in self.ending.codes:
                 raise Broken("8.3", f"{self} was told to move, though it is where it belongs: {seen}", self.place)
-            self.told_move = True
+            self.told_move = self.was_told = True
         elif not self.allowed.take(seen):
             raise self._unexpected(seen, logs)
         if seen.fields is not None and seen.fields.get("pos") and seen.fields.get("topic"):
@@ -137,6 +151,8 @@ class Link:
         if seen.code not in self.ending.codes:
             codes = sorted(self.ending.codes, key=str)
             raise Broken(self.ending.clause, f"{self} ended with {seen.code}, allowed is {codes}", self.place)
+        if self.v1 and seen.code == 1012 and not self.was_told:
+            raise Broken("8.3", f"{self} was closed with 1012, and not told to move before", self.place)
         if not self.ending.early and not self.allowed.is_done:
             raise self.missing(f"before it ended with {seen.code}")
 

@@ -210,9 +210,20 @@ class Basics(RuleBasedStateMachine):
         back=st.integers(0, 5),
         forged=st.sampled_from([None] * 4 + ["epoch", "odd", "long", "future", "huge", "negative", "stranger"]),
         was=st.sampled_from(["own", "own", "nobody's", "other's"]),
+        meanwhile=st.lists(st.tuples(PICK, VALUES, st.sampled_from([(0, 300.0), (100, 300.0)])), max_size=4),
     )
-    def resume(self, pick: int, back: int, forged: str | None, was: str) -> None:
-        """A v1 client comes back with the positions that it had, some steps earlier, or with made-up ones."""
+    def resume(
+        self,
+        pick: int,
+        back: int,
+        forged: str | None,
+        was: str,
+        meanwhile: Sequence[tuple[int, Any, Kept]],
+    ) -> None:
+        """A v1 client comes back with the positions that it had, some steps earlier, or with made-up ones.
+
+        Others publish while it does.
+        """
         came = [link for link in self.life.links if link.v1 and link.positions]
         if not came:
             return
@@ -239,6 +250,7 @@ class Basics(RuleBasedStateMachine):
                     position[1] = 10**30
                 case "negative":
                     position[1] = -1 - back
+        mine = list(old.topics.values()) or self.topics
         if forged == "stranger":
             positions["group:nobody's"] = ["0123456789abcdef", 1]
         arrive(
@@ -252,6 +264,7 @@ class Basics(RuleBasedStateMachine):
             resume=positions,
             was={"own": old.id, "other's": self.life.links[pick % len(self.life.links)].id}.get(was),
             more={"echo": ""} if "echo" in old.query else None,
+            race=Race((), [(mine[to % len(mine)], value, kept) for to, value, kept in meanwhile]),
         )
 
     # Publishing
