@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import quantiles
@@ -35,6 +35,7 @@ class Run:
     Attributes:
         quiet, moving: visits before the flip, with all people connected, and during the moves.
         people: those who were moved. began, ended: when the flag was turned, and the last one had moved.
+        hurried: when they were told to hurry, None if they were not.
     """
 
     quiet: list[Visit]
@@ -42,6 +43,7 @@ class Run:
     people: list[Person]
     began: float
     ended: float
+    hurried: float | None
 
 
 @contextmanager
@@ -80,8 +82,13 @@ async def cost(stack: LoadStack, people: int) -> tuple[float, float]:
     return used / people, min(share, 0.9)
 
 
-async def run(stack: LoadStack, people: int, *, quiet: float, patience: float) -> Run:
-    """Connect people to legacy, wait a while, flip, and wait until all have moved."""
+async def run(stack: LoadStack, people: int, *, quiet: float, patience: float, hurry: bool = False) -> Run:
+    """Connect people to legacy, wait a while, flip, and wait until all have moved.
+
+    Args:
+        quiet, patience: seconds before the flip, and for all to move. hurry: tell them to when some have moved.
+    """
+    hurried = None
     crowd = await arrived([f"held-{n}" for n in range(people)], f"{stack.ws[LEGACY]}lobby")
     found: list[Visit] = []
     try:
@@ -91,10 +98,11 @@ async def run(stack: LoadStack, people: int, *, quiet: float, patience: float) -
             await asyncio.sleep(quiet)
             began = time.monotonic()
             await asyncio.to_thread(stack.turn, 100)
-            while not all(each.backend == CHANNELS or each.ends for each in crowd):
-                if time.monotonic() > began + patience:
-                    raise TimeoutError(f"{sum(each.backend == LEGACY for each in crowd)} have not moved")
-                await asyncio.sleep(0.05)
+            if hurry:
+                await _until(lambda: any(each.moved for each in crowd), patience, "nobody has moved")
+                hurried = time.monotonic()
+                await asyncio.to_thread(stack.hurry)
+            await _until(lambda: all(each.backend == CHANNELS or each.ends for each in crowd), patience, "some stayed")
             ended = time.monotonic()
     finally:
         for each in crowd:
@@ -105,7 +113,16 @@ async def run(stack: LoadStack, people: int, *, quiet: float, patience: float) -
         crowd,
         began,
         ended,
+        hurried,
     )
+
+
+async def _until(condition: Callable[[], bool], patience: float, what: str) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        await asyncio.sleep(0.05)
 
 
 def percentile(visits: Sequence[Visit], percent: int) -> float:

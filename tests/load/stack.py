@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from demo.browser import Browser
-from demo.stack import LEGACY, Stack
+from demo.stack import LEGACY, ROOT, Stack
 from tests.integration.served import descendants
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -34,6 +36,11 @@ class LoadStack(Stack):
     def turn(self, percent: int) -> None:
         """Turn the flag, as an operator does."""
         Browser(self.ports[LEGACY]).post("/flag/set", percent=percent)
+
+    def hurry(self) -> None:
+        """Tell moves that are under way to hurry, as an operator does."""
+        command = [sys.executable, "manage.py", "realtime", "hurry"]
+        subprocess.run(command, cwd=ROOT, env=self.process_env, stdout=subprocess.DEVNULL, check=True, timeout=60)
 
     def cpu_seconds(self) -> float:
         """What all processes of the stack have used so far."""
