@@ -1,6 +1,6 @@
 """The clauses of the contract, by number."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 CLAUSES: Final[dict[str, str]] = {
     "1.1": "refused before it is accepted, with the same status and reason",
@@ -37,7 +37,32 @@ CLAUSES: Final[dict[str, str]] = {
     "9.1": "stopping",
 }
 
-ELSEWHERE: Final[dict[str, str]] = {
-    "8.2": "that flips arrive is looked at with a deadline, the 250 ms are a measurement",
+
+class Elsewhere(NamedTuple):
+    """A part of a clause that the state machine does not look at, and a test that does."""
+
+    what: str
+    test: str
+
+
+ELSEWHERE: Final[dict[str, Elsewhere]] = {
+    "1.1": Elsewhere("too many at once", "tests/integration/contract/test_opening.py::test_too_many_at_once"),
+    "3.4": Elsewhere("the same bytes", "tests/bus/test_bus.py::test_both_put_the_same_bytes_on_redis"),
+    "6.2": Elsewhere(
+        "what is logged", "tests/shim/test_handlers.py::test_failed_is_logged_once_with_all_that_tells_whose_it_is"
+    ),
+    "7.2": Elsewhere("memory", "tests/integration/contract/test_slow.py::test_a_slow_client"),
+    "8.1": Elsewhere("who is removed first", "tests/core/test_cohorts.py::test_lowering_removes_the_last_added"),
+    "8.2": Elsewhere(
+        "from the database alone", "tests/integration/contract/test_moves.py::test_a_change_that_nobody_tells"
+    ),
+    "8.4": Elsewhere("the cookie", "tests/deploy/test_nginx.py::test_flips_and_rollback"),
+    "8.5": Elsewhere(
+        "the rates", "tests/integration/test_pacing.py::test_all_processes_together_keep_to_the_fleets_rate"
+    ),
+    "9.1": Elsewhere("readiness, and the spread", "tests/integration/test_shutdown.py::test_sigterm"),
 }
-"""Clauses that the state machine does not look at, or not at all of them, and why: hand-written tests do."""
+"""By clause. Of all others the state machine looks at everything that a client can see."""
+
+UNCITED: Final[dict[str, str]] = {}
+"""Clauses that no test cites, and why not: none."""

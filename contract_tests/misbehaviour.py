@@ -51,6 +51,7 @@ BAD_START: Final[dict[str, object]] = {
 """What no v1 client may begin with (6.3)."""
 
 _VIOLATIONS_SECONDS: Final = 10.0
+_FLOOD: Final = 1_500  # messages: the burst, and those of more seconds than it takes to handle so many
 
 
 class Misbehaviour(Basics):
@@ -60,14 +61,26 @@ class Misbehaviour(Basics):
         super().__init__()
         self.violated: dict[Link, float] = {}
 
-    @step(pick=PICK)
-    def send_too_much(self, pick: int) -> None:
-        """A client sends a message that is too big for any protocol."""
+    @step(pick=PICK, more=st.sampled_from([1, LIMIT]))
+    def send_too_much(self, pick: int, more: int) -> None:
+        """A client sends a message that is too big, by a byte or by so much that no protocol's frame carries it."""
         link = self.link(pick)
         if link is None:
             return
         self.life.must_end(link, Ending.by(1009, "6.3"))
-        link.client.say(BINARY, bytes(2 * LIMIT))
+        self.life.say(link, bytes(LIMIT + more))
+        self.life.settle()
+        self.life.hold("6.3")
+
+    @step(pick=PICK, dice=st.integers(0, 3))
+    def send_too_often(self, pick: int, dice: int) -> None:
+        """A client sends more than one client may."""
+        link = self.link(pick)
+        if link is None or dice:
+            return
+        self.life.must_end(link, Ending.by(1008, "6.3", early=True))
+        for _ in range(_FLOOD):
+            self.life.say(link, {"do": "nothing"})
         self.life.settle()
         self.life.hold("6.3")
 

@@ -149,7 +149,7 @@ def _matrix(columns: Sequence[Column]) -> str:
             chapter = number
             title = escape(f"{number} {CHAPTERS.get(number, '')}")
             rows.append(f'<tr class="chapter"><th colspan="{len(columns) + 2}" scope="colgroup">{title}</th></tr>')
-        note = f'<span class="note">{escape(ELSEWHERE[clause])}</span>' if clause in ELSEWHERE else ""
+        note = f'<span class="note">{escape(ELSEWHERE[clause].what)} elsewhere</span>' if clause in ELSEWHERE else ""
         cells = "".join(_cell(clause, column) for column in columns)
         rows.append(f'<tr><th scope="row">{clause}</th><td class="what">{escape(what)}{note}</td>{cells}</tr>')
     return (
