@@ -10,11 +10,12 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from contract_tests.part import Part
@@ -193,6 +194,14 @@ def messages(websocket: ClientConnection, count: int) -> list[str | bytes]:
         if message != "--heartbeat--":
             found.append(message)
     return found
+
+
+def ended(websocket: ClientConnection) -> int | None:
+    """The code with which a server has closed it."""
+    with suppress(ConnectionClosed):
+        while True:
+            websocket.recv(PATIENCE)
+    return websocket.close_code
 
 
 def fresh(word: str) -> str:

@@ -3,14 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from tests.legacy_ws4redis.newsroom import COMMANDS, PROJECT, Browser, Newsroom, fresh, messages
+from tests.legacy_ws4redis.newsroom import COMMANDS, PROJECT, Browser, Newsroom, ended, fresh, messages
 
 pytestmark = pytest.mark.servers
+
+WIRE = "subscribe-broadcast&publish-broadcast&echo"
+"""What the page asks for."""
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +49,8 @@ def test_its_page_opens_its_socket(port: int) -> None:
     status, page = browser.get("/wire/")
     assert status == 200
     assert 'heartbeat_msg: "--heartbeat--",' in page
-    found = re.search(r"uri: '(.*)'", page)
-    assert found, page
     text = fresh("<headline> & “quotes”")
-    with browser.socket(found[1]) as one:
+    with browser.socket(uri(browser)) as one:
         assert browser.post("/wire/", text=text) == (200, "on the wire")
         while messages(one, 1) != [text]:  # the last one of another test may come first
             pass
@@ -141,11 +143,14 @@ def test_a_subprotocol_is_agreed_to(port: int) -> None:
         assert one.subprotocol == "realtime.v1"
 
 
-def test_the_heartbeat_keeps_old_clients(port: int) -> None:
+def test_the_heartbeat_keeps_old_clients(newsroom: Newsroom) -> None:
     # contract 7.1: within 4 s and one look of the timer
-    with Browser(port).socket("quiet") as one:
-        one.send("--heartbeat--")
-        assert one.recv(6.0) == "--heartbeat--"
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(Browser(newsroom.ports[name]).socket("quiet")) for name in COMMANDS]
+        for one in sockets:
+            one.send("--heartbeat--")
+        for one in sockets:
+            assert one.recv(6.0) == "--heartbeat--"
 
 
 def test_a_server_for_sockets_alone(newsroom: Newsroom) -> None:
@@ -159,21 +164,31 @@ def test_a_server_for_sockets_alone(newsroom: Newsroom) -> None:
         assert messages(one, 1) == [f"{text} from a page"]
 
 
-def test_the_flag_says_where_a_page_leads(newsroom: Newsroom) -> None:
-    # contract 8.1
+def test_the_flag_moves_them(newsroom: Newsroom) -> None:
+    # contract 8.1, 8.4, 5.2
     turn = "from waffle.models import Flag; f = Flag.objects.get(); f.everyone = %s; f.save()"
+    ana = {name: Browser(newsroom.ports[name]).signed_in("ana") for name in ("uwsgi", "channels")}
+    text, address = fresh("moved"), uri(ana["uwsgi"])
     try:
         for everyone, server in ((True, "channels"), (None, "uwsgi")):
-            newsroom.python(turn % everyone)
-            uri = f"uri: 'ws://127.0.0.1:{newsroom.ports[server]}/ws/wire?"
-            for asked in ("uwsgi", "channels"):
-                browser = Browser(newsroom.ports[asked])
-                for _ in range(100):
-                    if uri in (page := browser.get("/wire/")[1]):
-                        break
-                assert uri in page
+            with ana["uwsgi"].socket(address) as one:
+                newsroom.python(turn % everyone)
+                assert ended(one) == 1012
+            ana["uwsgi"].post("/wire/", text=text)
+            addresses = {uri(each) for each in ana.values()}
+            assert addresses == {f"ws://127.0.0.1:{newsroom.ports[server]}/ws/wire?{WIRE}"}
+            (address,) = addresses
+            with ana["uwsgi"].socket(address) as one:
+                assert messages(one, 1) == [text]
     finally:
         newsroom.python(turn % None)
+
+
+def uri(browser: Browser) -> str:
+    """Where the page leads."""
+    found = re.search(r"uri: '(.*)'", page := browser.get("/wire/")[1])
+    assert found, page
+    return found[1]
 
 
 def test_its_settings_are_found_right(newsroom: Newsroom) -> None:

@@ -44,6 +44,7 @@ DATABASES = {
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast; there is nothing to guard here
 STATIC_URL = "/static/"
 LOGIN_URL = "/login/"
 USE_TZ = True
