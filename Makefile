@@ -22,6 +22,7 @@ help: ## this list
 #: PROFILE    quick, ci or deep; default: ci (contract)
 #: EXAMPLES   lives for each driver; default: what the profile says (contract)
 #: BACKENDS   legacy, channels, mixed, memory, with commas between; default: all (contract)
+#: REPORT     the page that the run writes; default: var/contract.html (contract)
 #: SEED       what chance begins with; a run says which it took (contract)
 #: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
 #: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
@@ -51,7 +52,7 @@ lint: ## ruff, mypy --strict and the import rules
 
 contract: ## the contract, executed: random lives on both backends, on the two mixed, and in memory
 	@./bootstrap test
-	@$(PY) -m contract_tests
+	@REPORT=$${REPORT-var/contract.html} $(PY) -m contract_tests
 
 matrix: ## the contract's quick profile on every supported Python, Django and Redis that can be had here
 	@./bootstrap test

@@ -9,6 +9,7 @@ own, on servers of its own. The last line is `CONTRACT {…}`, for programs.
 import argparse
 import json
 import os
+import platform
 import secrets
 import selectors
 import shutil
@@ -18,7 +19,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +32,10 @@ from rich.table import Table
 
 from contract_tests.clauses import CLAUSES, ELSEWHERE
 from contract_tests.drivers import DRIVERS
+from contract_tests.report import Broken, Column, Report, page
 from contract_tests.run import Order
 
+_OWN_SETTINGS: Final = {"DJANGO_SETTINGS_MODULE": "contract_tests.project.settings"}
 SILENCE: Final = 300.0  # seconds without a word from a driver: it hangs
 LINE_SECONDS: Final = 10.0
 
@@ -104,19 +110,30 @@ def main(arguments: Sequence[str]) -> int:
                     directory=str(folder / name),
                     database=told.database or profile.database,
                     redis_url=told.redis_url,
+                    running=told.running,
                 ),
                 progress.add_task(name, total=told.examples or profile.examples),
             )
             for name in names
         ]
         try:
-            _carry_out(runs, told.jobs, progress, console)
+            # One driver cuts everybody's connections to a Redis that they share, and turns the flag that they share.
+            shared = told.running or told.redis_url
+            _carry_out(runs, 1 if shared else told.jobs, progress, console)
         finally:
             for run in runs:
                 _end(run)
     for run in runs:
         _show_failure(run, console)
     console.print(_matrix(runs))
+    if told.report:
+        found = Report(
+            told.profile, seed, datetime.now(UTC), [_column(run) for run in runs], environment=_environment()
+        )
+        path = Path(told.report)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(found), encoding="utf-8")
+        console.print(f"report: {path}", highlight=False, soft_wrap=True)
     failed = sum(run.failed for run in runs)
     if not failed:
         shutil.rmtree(folder, ignore_errors=True)
@@ -134,6 +151,8 @@ def _told(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=int(env["SEED"]) if env.get("SEED") else None)
     parser.add_argument("--database", default=env.get("CONTRACT_DATABASE"), help="folder of examples that failed")
     parser.add_argument("--redis-url", default=env.get("REDIS_URL"), help="use this Redis instead of Valkeys")
+    parser.add_argument("--running", action="store_true", help="on the servers of DJANGO_SETTINGS_MODULE's REALTIME")
+    parser.add_argument("--report", default=env.get("REPORT"), metavar="FILE", help="write the result as an HTML page")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="drivers that run at a time")
     return parser.parse_args(arguments)
 
@@ -177,7 +196,7 @@ def _start(run: Run) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "PYTHONHASHSEED": "0", "DJANGO_SETTINGS_MODULE": "contract_tests.project.settings"},
+            env={**os.environ, "PYTHONHASHSEED": "0", **({} if run.order.running else _OWN_SETTINGS)},
         )
 
 
@@ -240,13 +259,38 @@ def _matrix(runs: Sequence[Run]) -> Table:
             "[bold red]broken[/]" if clause == bad else f"{run.held[clause]:,}" if run.held[clause] else "[dim]-[/]"
             for run, bad in zip(runs, broken, strict=True)
         ]
-        note = f" [dim]({ELSEWHERE[clause]})[/]" if clause in ELSEWHERE else ""
+        note = f" [dim]({ELSEWHERE[clause].what}: elsewhere)[/]" if clause in ELSEWHERE else ""
         table.add_row(clause, what + note, *cells)
     table.add_section()
     table.add_row("", "examples", *(f"{run.lives:,}" for run in runs))
     table.add_row("", "steps", *(f"{run.steps:,}" for run in runs))
     table.add_row("", "ms a step", *(f"{1000 * run.seconds / max(run.steps, 1):.1f}" for run in runs))
     return table
+
+
+def _column(run: Run) -> Column:
+    failure = run.failure
+    broken = Broken(failure["clause"], failure["text"], failure["program"]) if failure else None
+    return Column(run.order.driver, run.lives, run.steps, run.seconds, dict(run.held), broken)
+
+
+def _environment() -> dict[str, str]:
+    packages = (
+        "Django",
+        "django-waffle",
+        "redis",
+        "channels",
+        "uvicorn",
+        "gunicorn",
+        "gevent",
+        "websockets",
+        "hypothesis",
+    )
+    found = {"Python": platform.python_version(), "machine": f"{platform.platform()}, {os.cpu_count()} cores"}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _summary(runs: Sequence[Run]) -> dict[str, Any]:

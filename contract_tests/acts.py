@@ -17,7 +17,7 @@ from contract_tests.life import Outage, audience_of
 from contract_tests.link import Ending, Link, Topic
 from contract_tests.machine import noted
 from contract_tests.model import DIRECT, Broken, Item, Said, Unheard
-from contract_tests.outages import YES, Outages
+from contract_tests.outages import YES, Violence
 from shim import History, RealtimeUnavailable, realtime
 from shim.conf import conf
 
@@ -37,7 +37,7 @@ _HISTORIES: Final = (None, None, (2, 300.0), (0, 300.0))
 _WARM_UP: Final = 8  # messages before the first act
 
 
-class Acts(Outages):
+class Acts(Violence):
     """Each act leaves everybody where they belong."""
 
     # Redis

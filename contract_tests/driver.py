@@ -25,7 +25,7 @@ from contract_tests.app.notes import Notes
 from contract_tests.client import Client
 from contract_tests.flag import Flag
 from contract_tests.project.servers import OVERRIDES, ContractServers
-from contract_tests.servers import HOST, free_ports
+from contract_tests.servers import free_ports
 from contract_tests.sockets import SocketClient
 from shim.api import sync_bus
 from shim.conf import conf
@@ -188,7 +188,7 @@ class Driver:
 
     def address(self, place: str) -> tuple[str, int]:
         """Where a backend listens."""
-        return HOST, self.servers.ports[place]
+        return self.servers.address(place)
 
     # Faults
 
@@ -203,7 +203,7 @@ class Driver:
     @property
     def can_stop_redis(self) -> bool:
         """Whether Redis is ours to take away."""
-        return self.servers.valkey is not None
+        return self.servers.are_ours and self.servers.valkey is not None
 
     def stop_redis(self, how: str) -> None:
         """Take Redis away: `silent`: it answers nothing; `saved`, `lost`: it ends, and its data are kept or not."""

@@ -8,12 +8,12 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from contract_tests.app.lives import facility_echo, facility_history, facility_name
 from contract_tests.client import Seen
 from contract_tests.driver import Driver
 from contract_tests.flag import Flag
 from contract_tests.link import Ending, Link, Topic
 from contract_tests.model import DIRECT, Broken, Item, Said, TopicLog, Unheard, came, healed
-from contract_tests.project.realtime import facility_echo, facility_history, facility_name
 from contract_tests.wire import BINARY, TEXT
 from shim import Audience, Everyone, Group, History, Position, Session, User, realtime
 from shim.api import sync_bus
@@ -205,7 +205,7 @@ class Life:
 
     def _read(self, link: Link) -> None:
         if link.reads and not link.client.over:
-            link.unseen.extend(link.client.pump())
+            link.unseen.extend(link.read())
         while link.unseen and link.closed is None:
             link.judge(link.unseen.popleft(), self.logs)
 
@@ -235,7 +235,7 @@ class Life:
             if self.driver.now() > deadline:
                 raise Broken("6.1", f"{link} got no answer within {self.driver.patience:g} s", link.place)
             link.client.wait()
-            held += link.client.pump()
+            held += link.read()
             if held and held[-1].op == "closed":
                 break
         link.unseen.extend(held)

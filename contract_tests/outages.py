@@ -28,7 +28,7 @@ _BLOCKS: Final = 64  # 16 MiB: more than any kernel keeps for one socket, and th
 
 
 class Outages(Basics):
-    """Faults below the servers, and of whole processes."""
+    """What may happen anywhere: Redis forgets a topic, a client stops reading."""
 
     @step(to=PICK, messages=WHILE_DEAF)
     def redis_forgets(self, to: int, messages: list[tuple[int, Any, Kept]]) -> None:
@@ -40,6 +40,33 @@ class Outages(Basics):
         for _, value, kept in messages:
             self.life.publish([(topic, value)], kept=kept)
         self.life.heal(outage, frozenset({topic}))
+
+    @step(who=PICK, place=PICK, v1=st.booleans(), dice=RARE)
+    def stop_reading(self, who: int, place: int, v1: bool, dice: int) -> None:
+        """A client reads no more: it is closed with 4001, and nobody waits for it (contract 7.2)."""
+        if dice != YES:
+            return
+        facility = self.life.facilities[0]
+        link = arrive(self.life, self.person(who), self.place(place), v1=v1, facility=facility, receive_buffer=4_096)
+        link.reads = False
+        link.client.stall()
+        self.life.may_end(link, Ending(frozenset({4001, None}), "7.2", frozenset({4001}), must=False, early=True))
+        block, topic = filled(b"\x01", _BLOCK), next(iter(link.topics.values()))
+        for _ in range(_BLOCKS):
+            self.life.publish([(topic, block)], kept=(1, 300.0))
+            self.life.settle()
+            if self.driver.notes.read(link.note, "disconnected"):
+                break
+        deadline = self.driver.now() + PATIENCE
+        while not self.driver.notes.read(link.note, "disconnected"):
+            if self.driver.now() > deadline:
+                raise Broken("7.2", f"{link} takes nothing for {PATIENCE:g} s, and is still open", link.place)
+            self.driver.wait([], 0.005)
+        self.life.hold("7.2")
+
+
+class Violence(Outages):
+    """Faults that need servers of one's own."""
 
     @step(messages=WHILE_DEAF, pick=PICK, own=st.booleans())
     def redis_hangs_up(self, messages: list[tuple[int, Any, Kept]], pick: int, own: bool) -> None:
@@ -70,26 +97,3 @@ class Outages(Basics):
         self.driver.kill(process)
         self.life.settle()
         self.life.fence()
-
-    @step(who=PICK, place=PICK, v1=st.booleans(), dice=RARE)
-    def stop_reading(self, who: int, place: int, v1: bool, dice: int) -> None:
-        """A client reads no more: it is closed with 4001, and nobody waits for it (contract 7.2)."""
-        if dice != YES:
-            return
-        facility = self.life.facilities[0]
-        link = arrive(self.life, self.person(who), self.place(place), v1=v1, facility=facility, receive_buffer=4_096)
-        link.reads = False
-        link.client.stall()
-        self.life.may_end(link, Ending(frozenset({4001, None}), "7.2", frozenset({4001}), must=False, early=True))
-        block, topic = filled(b"\x01", _BLOCK), next(iter(link.topics.values()))
-        for _ in range(_BLOCKS):
-            self.life.publish([(topic, block)], kept=(1, 300.0))
-            self.life.settle()
-            if self.driver.notes.read(link.note, "disconnected"):
-                break
-        deadline = self.driver.now() + PATIENCE
-        while not self.driver.notes.read(link.note, "disconnected"):
-            if self.driver.now() > deadline:
-                raise Broken("7.2", f"{link} takes nothing for {PATIENCE:g} s, and is still open", link.place)
-            self.driver.wait([], 0.005)
-        self.life.hold("7.2")

@@ -118,9 +118,10 @@ class Part:
 
     def _is_gone(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
+        ended = select.poll()  # `select.select` knows no descriptor over 1023
+        ended.register(self._life, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._life], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not ended.poll(max(0.0, deadline - time.monotonic()) * 1_000):
                 return False
             if not os.read(self._life, 4096):
                 return True

@@ -16,6 +16,7 @@ from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
 from contract_tests.drivers import DRIVERS
+from contract_tests.running import RunningServers
 
 ROUND: Final = 200  # examples of one search: longer ones repeat themselves, and remember too much
 TOLD_EVERY: Final = 0.2  # seconds
@@ -29,7 +30,7 @@ class Order:
         driver: its name. examples, steps: so many lives of so many steps. seed: what chance begins with.
         acts: so often what takes seconds is done, see `contract_tests.acts`.
         directory: for servers' files. database: of examples that failed, to begin with; None remembers nothing.
-        redis_url: None starts a Valkey.
+        redis_url: None starts a Valkey. running: on servers that run already: see `contract_tests.running`.
     """
 
     driver: str
@@ -40,11 +41,17 @@ class Order:
     directory: str
     database: str | None = None
     redis_url: str | None = None
+    running: bool = False
 
 
 def run(order: Order) -> bool:
     """Carry out an order; whether the contract held."""
-    with DRIVERS[order.driver].servers_in(Path(order.directory), order.redis_url) as servers:
+    kind, directory = DRIVERS[order.driver], Path(order.directory)
+    with (
+        RunningServers(directory, kind.places)
+        if order.running
+        else kind.servers_in(directory, order.redis_url) as servers
+    ):
         from contract_tests.acts import play  # noqa: PLC0415  # they need Django to be set up
         from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415
         from contract_tests.model import Broken  # noqa: PLC0415
@@ -64,7 +71,7 @@ def run(order: Order) -> bool:
                 if not driver.has_failed:
                     raise
             number += 1
-        for number in range(order.acts):
+        for number in range(order.acts if servers.are_ours else 0):
             if not driver.has_failed:
                 try:
                     play(driver, machine, order.seed + number)

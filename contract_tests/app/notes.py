@@ -1,17 +1,23 @@
 """What a server process noted, for a test in another process: one file for each name, one JSON object for each line.
 
-Files and not Redis, because tests take Redis away. A line is one `write` to a descriptor in append mode, so lines of
-several processes never mix. A *gate* is a file too: it is open once it is there.
+Files, because tests take Redis away. A line is one `write` to a descriptor in append mode, so lines of several
+processes never mix. A *gate* is a file too: it is open once it is there. Servers that share no directory with the tests
+write to Redis instead: `CONTRACT_NOTES = "redis"`.
 """
 
 import json
 import os
 import re
+import socket
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.conf import settings
 
+from shim.api import sync_bus
+from shim.conf import conf
+
+KEPT_SECONDS: Final = 3_600
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -57,6 +63,39 @@ class Notes:
         return self._directory / f"{name}.{suffix}"
 
 
+class RedisNotes(Notes):
+    """The same on the project's Redis, for an hour."""
+
+    def __init__(self) -> None:
+        """Use the bus of this process."""
+
+    def add(self, name: str, **what: object) -> None:
+        """See `Notes`."""
+        line = json.dumps({**what, "pid": f"{socket.gethostname()}-{os.getpid()}"})
+        sync_bus().execute("RPUSH", self._key(name, "notes"), line)
+        sync_bus().execute("EXPIRE", self._key(name, "notes"), KEPT_SECONDS)
+
+    def read(self, name: str, event: str | None = None) -> list[dict[str, Any]]:
+        """See `Notes`."""
+        lines = cast("list[bytes]", sync_bus().execute("LRANGE", self._key(name, "notes"), 0, -1))
+        found = [json.loads(line) for line in lines]
+        return [each for each in found if event is None or each["event"] == event]
+
+    def open_gate(self, name: str) -> None:
+        """See `Notes`."""
+        sync_bus().execute("SET", self._key(name, "gate"), "open", "EX", KEPT_SECONDS)
+
+    def is_open(self, name: str) -> bool:
+        """See `Notes`."""
+        return sync_bus().execute("EXISTS", self._key(name, "gate")) == 1
+
+    def _key(self, name: str, kind: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"a name is 1 to 64 letters, digits, - and _, not {name!r}")
+        return f"{conf().prefix}:contract:{kind}:{name}"
+
+
 def notes() -> Notes:
     """The notes of a server process (`CONTRACT_NOTES`)."""
-    return Notes(Path(getattr(settings, "CONTRACT_NOTES")))  # noqa: B009  # not every project has it
+    place = getattr(settings, "CONTRACT_NOTES", "redis")
+    return RedisNotes() if place == "redis" else Notes(Path(place))

@@ -223,3 +223,6 @@ def _note(connection: Connection, event: str, **what: object) -> None:
 
 def _asked(connection: Connection, name: str) -> str:
     return str(connection.query[name])
+
+
+from contract_tests.app import lives  # noqa: E402, F401  # its facilities are made of those above

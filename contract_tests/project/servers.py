@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Final
 import django
 from django.core.management import call_command
 
-from contract_tests.servers import Servers
+from contract_tests.app.notes import Notes
+from contract_tests.servers import HOST, Servers
 from shim.bus.embedded import EmbeddedValkey
 
 _DUMP: Final = "dump.rdb"
@@ -24,11 +25,21 @@ class ContractServers(Servers):
     asgi: ClassVar[str] = "contract_tests.project.asgi:application"
     root: ClassVar[Path] = Path(__file__).resolve().parents[2]
     facility: ClassVar[str] = "contract"
+    are_ours: ClassVar[bool] = True  # to stop, to kill, to cut off
 
     def __init__(self, port_base: int, **others: Any) -> None:
         super().__init__(port_base, **others)
         if self.valkey is not None:  # it saves its data when it is told to, and only then
             self.valkey = EmbeddedValkey(self.valkey.port, config={"dir": str(self.directory), "dbfilename": _DUMP})
+
+    def address(self, place: str) -> tuple[str, int]:
+        """Where a backend listens."""
+        return HOST, self.ports[place]
+
+    @property
+    def notebook(self) -> Notes:
+        """What they write down."""
+        return Notes(self.notes)
 
     def forget(self) -> None:
         """Of a Redis that has ended nothing is left."""

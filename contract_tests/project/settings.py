@@ -3,6 +3,8 @@
 import json
 import os
 
+from contract_tests.app.pace import PACE
+
 SECRET_KEY = "not-a-secret: of the contract suite alone"  # noqa: S105  # and it says so
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 USE_TZ = True
@@ -15,7 +17,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "waffle",
     "shim",
-    "contract_tests.project",
+    "contract_tests.app",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -50,19 +52,7 @@ REALTIME = {
 REALTIME_REDIS_URL = os.environ.get("REALTIME_REDIS_URL")
 REALTIME_PREFIX = os.environ.get("REALTIME_PREFIX", "rt")
 REALTIME_FORCE_BACKEND = os.environ.get("REALTIME_FORCE_BACKEND")
-# A flip's moves take a moment instead of a minute; nobody is refused, because hundreds come in each second; and who
-# comes to the wrong address stays until the flag says something (contract 1.4 is another test's).
-REALTIME_PACE = {
-    "admissions": 100_000.0,
-    "admission_burst": 100_000.0,
-    "fleet_moves": None,
-    "moves": 10_000.0,
-    "move_least": 0.05,
-    "move_most": 0.2,
-    "arrival": 3_600.0,
-    "arrival_spread": 0.0,
-    "drain": 1.0,
-}
+REALTIME_PACE = PACE
 
 LOGGING = {
     "version": 1,
