@@ -208,7 +208,7 @@ class _Visit:
 
     async def serve(self) -> None:
         core, sink = self._core, self._sink
-        self._visitor.open(self._send_from_anywhere, self._close_from_anywhere)
+        self._visitor.open(self._send_from_anywhere, self._close_from_anywhere, self._keep_from_anywhere)
         try:
             await self._perform(self._process.accepted(core, quickly=self._quickly))
             while (data := await self._next()) is not None:
@@ -217,7 +217,9 @@ class _Visit:
             sink.end()
             told = self._process.leave(core, self._ended)
             if told is not None:
+                await self._process.leave_state(core)
                 await self._disconnected(told)
+                await self._process.leave_state(core)  # which may have changed it
 
     async def _next(self) -> str | bytes | None:
         """The next message, or None when the connection has ended; then `_ended` is the code."""
@@ -283,6 +285,9 @@ class _Visit:
 
     def _close_from_anywhere(self, code: int, reason: str) -> None:
         self._in_loop(self._close, code, reason)
+
+    def _keep_from_anywhere(self) -> None:
+        self._in_loop(self._process.keep, self._core)
 
     def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
         if _get_running_loop() is self._loop:

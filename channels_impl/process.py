@@ -1,9 +1,9 @@
 """One ASGI process: its hub and node, its Redis subscription, its timers. `legacy_ws4redis/process.py` is its twin.
 
-Five tasks serve all connections of the process: the subscription's reader, the timer, the healer that reads history
-for topics with a hole, the one that polls the flag, and the one that asks for this process's share of the fleet's
-moves. Each connection has the task that its server gave it.
-Everything happens in one event loop, so the pure core needs no lock.
+Six tasks serve all connections of the process: the subscription's reader, the timer, the healer that reads history for
+topics with a hole, the one that polls the flag, the one that asks for this process's share of the fleet's moves, and
+the keeper of connections' states. Each connection has the task that its server gave it. Everything happens in one event
+loop, so the pure core needs no lock.
 """
 
 import asyncio
@@ -21,11 +21,12 @@ from shim.api import async_bus, redis_url
 from shim.bus.asyncio import AsyncSubscription
 from shim.bus.moves import announce_command, round_from
 from shim.conf import conf
-from shim.core.connection import Connection, End, Ping
+from shim.core.connection import Connection, End, Keep, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
+from shim.core.kept import BATCH, Batch, Keeping
 from shim.core.live import hub_for
 from shim.core.node import Due, Node
 from shim.core.wire import Position
@@ -34,6 +35,7 @@ from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
 
+KEEPING: Final = 2  # time-outs for which a state that is to be saved is waited for: others may be in front of it
 RETRY_SECONDS: Final = 1.0
 GOODBYE_SECONDS: Final = 6.0
 """How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
@@ -53,6 +55,8 @@ class Process:
         self._first_answer = asyncio.Event()
         self._reads: asyncio.Queue[tuple[ReadRequest, ...]] = asyncio.Queue()  # a topic has one read at most in it
         self._announcements: asyncio.Queue[int] = asyncio.Queue()  # one at most
+        self._keepings: asyncio.Queue[Keeping] = asyncio.Queue()
+        self._is_keeping = True
         self._subscription = AsyncSubscription(
             redis_url(),
             timeout=self.conf.timeout,
@@ -76,6 +80,7 @@ class Process:
             ("healer", self._heal),
             ("flag", self._poll_flag),
             ("moves", self._announce),
+            ("keeper", self._keep),
         ):
             self._tasks.append(asyncio.create_task(_forever(work), name=f"realtime-{name}"))
         try:
@@ -140,10 +145,16 @@ class Process:
     async def read_past(self, connection: Connection, resume: Mapping[str, Position]) -> list[ReadResult]:
         """Read the past of a connection's topics; what they hand on from now on is kept for it (contract 5.2, 5.3).
 
+        In the same round trip it takes over the state of the connection that it continues.
+
         Raises:
             RealtimeUnavailable: Redis did not answer in time.
         """
-        return await self.bus.read_many(self.hub.begin(connection, resume))
+        requests = self.hub.begin(connection, resume)
+        past, state = await self.bus.join(requests, connection.inherits(self.conf.prefix))
+        if state is not None:
+            connection.kept.carry(state)
+        return past
 
     def attach(self, connection: Connection, past: Iterable[ReadResult], resume: Mapping[str, Position]) -> None:
         """Hand the past over, then what was kept, then live messages."""
@@ -154,6 +165,18 @@ class Process:
         self.node.closed(connection)
         self._perform(self.hub.unsubscribe(connection))
         return connection.ended(code)
+
+    def keep(self, connection: Connection) -> None:
+        """A connection's state has changed, and is to be saved. Does not wait."""
+        self._keepings.put_nowait(Keeping(connection, time.monotonic()))
+
+    async def leave_state(self, connection: Connection) -> None:
+        """Save the state of a connection that has ended, if its client may come back for it; wait for that."""
+        if connection.leaves_state:
+            done = asyncio.Event()
+            self._keepings.put_nowait(Keeping(connection, time.monotonic(), done=done.set))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), KEEPING * self.conf.timeout)
 
     # The bus calls these from its reader task
 
@@ -177,7 +200,7 @@ class Process:
     def _told(self, data: bytes) -> None:
         """Something was said to all processes."""
         try:
-            end(self.node.control(data, time.monotonic()))
+            self._end(self.node.control(data, time.monotonic()))
         except WireError as error:
             logger.warning("passed over a control message: %s", error)
 
@@ -189,7 +212,7 @@ class Process:
         while True:
             await asyncio.sleep(rest)
             now = time.monotonic()
-            end(self.node.tick(now))
+            self._end(self.node.tick(now))
             rest = self.node.rest(now)
             if (wanted := self.node.announced(now)) is not None:
                 self._announcements.put_nowait(wanted)
@@ -216,6 +239,23 @@ class Process:
         while True:
             await asyncio.sleep(poll_delay(random.random))
             await self._learn_from_database()
+
+    async def _keep(self) -> None:
+        """Put connections' states where the next ones find them (contract 8.3)."""
+        while True:
+            keepings = [await self._keepings.get()]
+            while not self._keepings.empty() and len(keepings) < BATCH:
+                keepings.append(self._keepings.get_nowait())
+            batch, worked = Batch(self.conf.prefix, keepings), False
+            try:
+                await self.bus.save(batch.saves)
+                worked = True
+            except RealtimeUnavailable as error:
+                if self._is_keeping:
+                    logger.warning("connections lose their state when they move, until this works: %s", error)
+            finally:
+                self._is_keeping = worked
+                batch.finished(time.monotonic(), worked=worked)
 
     async def _announce(self) -> None:
         """Announce moves to the fleet, and take this process's share of them (contract 8.5)."""
@@ -258,16 +298,17 @@ class Process:
                 case Read(requests):
                     self._reads.put_nowait(requests)
 
-
-def end(due: Iterable[Due]) -> None:
-    """Do what is due on connections: pings and closes, which never block."""
-    for connection, effects in due:
-        for effect in effects:
-            match effect:
-                case Ping():
-                    connection.sink.ping()
-                case End(code, reason):
-                    connection.sink.close(code, reason)
+    def _end(self, due: Iterable[Due]) -> None:
+        """Do what is due on connections: nothing of it blocks."""
+        for connection, effects in due:
+            for effect in effects:
+                match effect:
+                    case Ping():
+                        connection.sink.ping()
+                    case End(code, reason):
+                        connection.sink.close(code, reason)
+                    case Keep(within):
+                        self._keepings.put_nowait(Keeping(connection, time.monotonic(), within))
 
 
 async def _forever(work: Callable[[], Awaitable[None]]) -> None:

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -203,7 +204,7 @@ class _Visit:
 
     def serve(self) -> Iterable[bytes]:
         core, transport = self._core, self._transport
-        self._visitor.open(core.sink.send, self._close)
+        self._visitor.open(core.sink.send, self._close, partial(self._process.keep, core))
         try:
             self._perform(self._process.accepted(core, quickly=self._quickly))
             while (data := transport.receive()) is not None:
@@ -214,7 +215,9 @@ class _Visit:
             transport.abort()  # a no-op where it has ended; where a bug brought us here, nobody may send any more
             code = self._process.leave(core, transport.close_code or Close.ABNORMAL)
             if code is not None:
+                self._process.leave_state(core)
                 self._disconnected(code)
+                self._process.leave_state(core)  # which may have changed it
         return transport.finish()
 
     def _perform(self, effects: list[Effect]) -> None:

@@ -1,9 +1,9 @@
 """One WSGI process: its hub and node, its Redis subscription, its timers. `channels_impl/process.py` is its twin.
 
-Five threads (greenlets under gevent) serve all connections of the process: the subscription's reader, the timer, the
-healer that reads history for topics with a hole, the one that polls the flag, and the one that asks for this process's
-share of the fleet's moves. Each connection has the thread that
-its server gave it. One lock guards the pure core; nothing that may block is done while it is held.
+Six threads (greenlets under gevent) serve all connections of the process: the subscription's reader, the timer, the
+healer that reads history for topics with a hole, the one that polls the flag, the one that asks for this process's
+share of the fleet's moves, and the keeper of connections' states. Each connection has the thread that its server gave
+it. One lock guards the pure core; nothing that may block is done while it is held.
 """
 
 import logging
@@ -23,11 +23,12 @@ from shim.api import redis_url, sync_bus
 from shim.bus.moves import announce_command, round_from
 from shim.bus.sync import SyncSubscription
 from shim.conf import conf
-from shim.core.connection import Connection, End, Ping
+from shim.core.connection import Connection, End, Keep, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
+from shim.core.kept import BATCH, Batch, Keeping
 from shim.core.live import hub_for
 from shim.core.node import Due, Node
 from shim.core.wire import Position
@@ -36,6 +37,7 @@ from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
 
+KEEPING: Final = 2  # time-outs for which a state that is to be saved is waited for: others may be in front of it
 RETRY_SECONDS: Final = 1.0
 GOODBYE_SECONDS: Final = 6.0
 """How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
@@ -56,6 +58,8 @@ class Process:
         self._first_answer = threading.Event()
         self._reads: queue.SimpleQueue[tuple[ReadRequest, ...]] = queue.SimpleQueue()
         self._announcements: queue.SimpleQueue[int] = queue.SimpleQueue()  # one at most
+        self._keepings: queue.SimpleQueue[Keeping] = queue.SimpleQueue()
+        self._is_keeping = True
         self._subscription = SyncSubscription(
             redis_url(),
             timeout=self.conf.timeout,
@@ -78,6 +82,7 @@ class Process:
             ("healer", self._heal),
             ("flag", self._poll_flag),
             ("moves", self._announce),
+            ("keeper", self._keep),
         ):
             threading.Thread(target=_forever(work), name=f"realtime-{name}", daemon=True).start()
         self._first_answer.wait(self.conf.timeout)
@@ -133,12 +138,17 @@ class Process:
     def read_past(self, connection: Connection, resume: Mapping[str, Position]) -> list[ReadResult]:
         """Read the past of a connection's topics; what they hand on from now on is kept for it (contract 5.2, 5.3).
 
+        In the same round trip it takes over the state of the connection that it continues.
+
         Raises:
             RealtimeUnavailable: Redis did not answer in time.
         """
         with self.lock:
             requests = self.hub.begin(connection, resume)
-        return self.bus.read_many(requests)
+        past, state = self.bus.join(requests, connection.inherits(self.conf.prefix))
+        if state is not None:
+            connection.kept.carry(state)
+        return past
 
     def attach(self, connection: Connection, past: Iterable[ReadResult], resume: Mapping[str, Position]) -> None:
         """Hand the past over, then what was kept, then live messages."""
@@ -151,6 +161,17 @@ class Process:
             self.node.closed(connection)
             self._perform(self.hub.unsubscribe(connection))
             return connection.ended(code)
+
+    def keep(self, connection: Connection) -> None:
+        """A connection's state has changed, and is to be saved. Does not wait."""
+        self._keepings.put(Keeping(connection, time.monotonic()))
+
+    def leave_state(self, connection: Connection) -> None:
+        """Save the state of a connection that has ended, if its client may come back for it; wait for that."""
+        if connection.leaves_state:
+            done = threading.Event()
+            self._keepings.put(Keeping(connection, time.monotonic(), done=done.set))
+            done.wait(KEEPING * self.conf.timeout)
 
     # The bus calls these from its reader thread
 
@@ -178,7 +199,7 @@ class Process:
     def _told(self, data: bytes) -> None:
         """Something was said to all processes; the lock is held."""
         try:
-            end(self.node.control(data, time.monotonic()))
+            self._end(self.node.control(data, time.monotonic()))
         except WireError as error:
             logger.warning("passed over a control message: %s", error)
 
@@ -198,7 +219,7 @@ class Process:
                 if now >= retry_at:
                     retry_at = now + RETRY_SECONDS
                     self._perform([*self.hub.retry(), *self.hub.check()])
-            end(due)
+            self._end(due)
 
     def _heal(self) -> None:
         """Read the history of topics that have a hole (contract 7.4)."""
@@ -221,6 +242,24 @@ class Process:
         while True:
             time.sleep(poll_delay(random.random))
             self._learn_from_database()
+
+    def _keep(self) -> None:
+        """Put connections' states where the next ones find them (contract 8.3)."""
+        while True:
+            keepings = [self._keepings.get()]
+            while not self._keepings.empty() and len(keepings) < BATCH:
+                keepings.append(self._keepings.get_nowait())
+            batch, worked = Batch(self.conf.prefix, keepings), False
+            try:
+                self.bus.save(batch.saves)
+                worked = True
+            except RealtimeUnavailable as error:
+                if self._is_keeping:
+                    logger.warning("connections lose their state when they move, until this works: %s", error)
+            finally:
+                self._is_keeping = worked
+                with self.lock:
+                    batch.finished(time.monotonic(), worked=worked)
 
     def _announce(self) -> None:
         """Announce moves to the fleet, and take this process's share of them (contract 8.5)."""
@@ -263,16 +302,17 @@ class Process:
                 case Read(requests):
                     self._reads.put(requests)
 
-
-def end(due: Iterable[Due]) -> None:
-    """Do what is due on connections: pings and closes, which never block."""
-    for connection, effects in due:
-        for effect in effects:
-            match effect:
-                case Ping():
-                    connection.sink.ping()
-                case End(code, reason):
-                    connection.sink.close(code, reason)
+    def _end(self, due: Iterable[Due]) -> None:
+        """Do what is due on connections: nothing of it blocks."""
+        for connection, effects in due:
+            for effect in effects:
+                match effect:
+                    case Ping():
+                        connection.sink.ping()
+                    case End(code, reason):
+                        connection.sink.close(code, reason)
+                    case Keep(within):
+                        self._keepings.put(Keeping(connection, time.monotonic(), within))
 
 
 def _forever(work: Callable[[], None]) -> Callable[[], None]:

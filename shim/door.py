@@ -193,6 +193,7 @@ def connection_of(
         pings=pings,
         echo=visitor.echo,
         last="last" in visitor.query,
+        kept=visitor.kept,
         text_heartbeat=visitor.text_heartbeat or (_text_heartbeat(conf) if "heartbeat" in visitor.query else None),
         elsewhere=_elsewhere(handshake, visitor.facility, node) if visitor.protocol is Protocol.V1 else None,
     )

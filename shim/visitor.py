@@ -13,6 +13,7 @@ from django.http import QueryDict
 
 from shim.core.cohorts import Subject
 from shim.core.connection import TextHeartbeat
+from shim.core.kept import Kept
 from shim.core.message import Message
 from shim.core.names import Audience, Everyone, Group, Session, Topic, User
 from shim.core.protocol import SUBPROTOCOL, Frame, Protocol, direct_frame
@@ -207,15 +208,42 @@ class Connection:
         self.text_heartbeat: TextHeartbeat | None = None
         self.subprotocol = SUBPROTOCOL if protocol is Protocol.V1 else None
         self._max_message = max_message
+        self.kept = Kept()
         self._send: Callable[[Frame], None] | None = None
         self._close: Callable[[int, str], None] | None = None
+        self._keep: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.facility} user={self.identity.user_name!r} {self.protocol}>"
 
-    def open(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:
+    def open(
+        self,
+        send: Callable[[Frame], None],
+        close: Callable[[int, str], None],
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
         """Connect the handlers' side to the socket's side. For backends."""
-        self._send, self._close = send, close
+        self._send, self._close, self._keep = send, close, keep
+
+    @property
+    def state(self) -> Any:
+        """What the facility keeps with this connection: None at first, or any JSON value of at most 4 KiB.
+
+        Set it anew to change it: what is changed inside of the value that it gives is not kept. A v1 client that moves
+        to the other backend, or comes back within five minutes after its line was lost, finds it on its next connection
+        of this facility, before the first `receive`: where it has the same user, or the same session or anonymous
+        cookie. Then what `audiences` has set is replaced. It is lost with a process that is killed, after a handler's
+        error (1011), and where Redis is away; a raw client's ends with its connection.
+
+        Raises:
+            InvalidPayload: JSON cannot carry the value, or it is over 4 KiB; the state is as before.
+        """
+        return self.kept.value
+
+    @state.setter
+    def state(self, value: object) -> None:
+        if self.kept.put(value) and self._keep is not None:
+            self._keep()
 
     def send(self, value: object) -> None:
         """Send something to this connection alone: no topic, no position, no history.

@@ -7,13 +7,14 @@ In the query string of a handshake:
 * `note=<name>`: write down under this name what happens to the connection;
 * `listen=[["g","team-a"],["u","ana"],…]`: listen to these audiences instead of the usual ones;
 * `refuse=<reason>`: refuse it; `fail`: `audiences` raises; `hold=<gate>`: `audiences` waits for a gate;
-* `fail-at-the-end`: `disconnected` raises.
+* `keep-at-the-end=<value>`: `disconnected` sets the connection's state (contract 8.3); `fail-at-the-end`: it raises.
 
 A message `{"do":…}`, as JSON or as text, is obeyed; every message is written down:
 
 * `{"do":"echo","value":…}` sends something back; `{"do":"publish","to":["g","team-a"],"value":…}` publishes it as the
   connection's own message, with `"own":false` as nobody's;
 * `{"do":"wait","gate":…}` waits for a gate; `{"do":"raise"}` raises; `{"do":"deny","reason":…}` is not allowed;
+* `{"do":"keep","value":…}` sets the connection's state, and `{"do":"kept"}` sends it;
 * `{"do":"close","code":4123,"reason":…}` closes the connection; `{"do":"query"}` asks the database something.
 """
 
@@ -112,12 +113,18 @@ class _Told(Facility):
                 raise ToldToFail("in receive")
             case {"do": "deny"}:
                 raise PermissionDenied(told.get("reason", ""))
+            case {"do": "keep", "value": value}:
+                connection.state = value
+            case {"do": "kept"}:
+                connection.send({"kept": connection.state})
             case {"do": "close"}:
                 connection.close(told.get("code", 1000), told.get("reason", ""))
         _note(connection, "received")
 
     def _disconnected(self, connection: Connection, code: int) -> None:
-        _note(connection, "disconnected", code=code)
+        _note(connection, "disconnected", code=code, state=connection.state)
+        if "keep-at-the-end" in connection.query:
+            connection.state = connection.query["keep-at-the-end"]
         if "fail-at-the-end" in connection.query:
             raise ToldToFail("in disconnected")
 

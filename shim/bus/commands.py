@@ -20,6 +20,7 @@ from redis.exceptions import InvalidResponse, NoScriptError
 from shim.bus.scripts import PUBLISH, READ
 from shim.core.errors import WireError, shown
 from shim.core.history import History, ReadRequest, ReadResult, Want
+from shim.core.kept import STATE_SECONDS, Save
 from shim.core.message import Kind
 from shim.core.names import Topic, control_channel
 from shim.core.wire import MAX_SEQ, NOBODY, Position, decode, encode_bare
@@ -43,6 +44,9 @@ SUBSCRIBE_CHUNK: Final = 512  # channels in one command: Redis answers between t
 type Argument = str | bytes | int
 type Command = tuple[Argument, ...]
 type Exchange[T] = Generator[Sequence[Command], Sequence[object], T]
+
+type Past = tuple[list[ReadResult], bytes | None]
+"""What a connection that joins is told: its topics' pasts, and the state that it takes over."""
 
 type Outgoing = tuple[Topic, Kind, bytes, History, str | None]
 """A message to publish: topic, kind, body, history, origin."""
@@ -143,6 +147,30 @@ class Commands:
             for index, reply in zip(refused, again, strict=True):
                 replies[index] = reply
         return [_result(request, reply) for request, reply in zip(asked, replies, strict=True)]
+
+    def join(self, requests: Iterable[ReadRequest], state: str | None) -> Exchange[Past]:
+        """Like `read_many`; in the same round trip the state of a connection is taken from its key (contract 8.3)."""
+        if state is None:
+            return (yield from self.read_many(requests)), None
+        reading = self.read_many(requests)
+        try:
+            commands = next(reading)
+        except StopIteration as nothing:
+            (taken,) = yield [("GETDEL", state)]
+            return nothing.value, _state(taken)
+        *replies, taken = yield [*commands, ("GETDEL", state)]
+        try:
+            while True:
+                commands = reading.send(replies)
+                replies = list((yield commands))
+        except StopIteration as done:
+            return done.value, _state(taken)
+
+    def save(self, saves: Iterable[Save]) -> Exchange[None]:
+        """Put states of connections where the next ones find them, in one round trip."""
+        commands = [_save(save) for save in saves]
+        for reply in (yield commands) if commands else ():
+            checked(reply)
 
     def control(self, message: Mapping[str, object]) -> Exchange[None]:
         """Publish a control message, JSON, to every process.
@@ -292,6 +320,18 @@ def _trusted(after: Position | None) -> Position:
         ):
             return Position(epoch, int(seq))
     return Position("", 0)
+
+
+def _save(save: Save) -> Command:
+    if save.body is None:
+        return ("DEL", save.key)
+    return ("SET", save.key, save.body, "PX", ms(STATE_SECONDS), *(("NX",) if save.if_none else ()))
+
+
+def _state(reply: object) -> bytes | None:
+    if isinstance(reply, Exception):  # no reason to refuse the connection
+        logger.warning("A connection's state could not be taken: %s", reply)
+    return reply if isinstance(reply, bytes) else None
 
 
 def checked(reply: object) -> object:

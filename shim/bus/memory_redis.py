@@ -256,12 +256,14 @@ class MemoryRedis:
                 case ("HGET", key, name):
                     value = self._hashes.get(_text(key), {}).get(_text(name))
                     return None if value is None else value.encode()
-                case ("SET", key, value, "PX", int(life)):
-                    self._strings[_text(key)] = _String(_bytes(value), self._now() + life)
-                    return b"OK"
+                case ("SET", key, value, "PX", int(life), *rest) if rest in ([], ["NX"]):
+                    return self._set(_text(key), _bytes(value), life, if_none=bool(rest))
                 case ("GET", key):
                     found = _alive(self._strings, _text(key), self._now())
                     return None if found is None else found.value
+                case ("GETDEL", key):
+                    found = _alive(self._strings, _text(key), self._now())
+                    return None if found is None else self._strings.pop(_text(key)).value
                 case ("DEL", *keys):
                     return sum(self._delete(_text(key)) for key in keys)
             return ResponseError(f"memory:// does not know the command {shown(command)}")
@@ -396,7 +398,16 @@ class MemoryRedis:
             line.push([b"message", channel.encode(), data])
         return len(listeners)
 
+    def _set(self, key: str, value: bytes, ttl: int, *, if_none: bool) -> bytes | None:
+        now = self._now()
+        if if_none and _alive(self._strings, key, now) is not None:
+            return None
+        self._strings[key] = _String(value, now + ttl)
+        self._sweep(now)
+        return b"OK"
+
     def _delete(self, key: str) -> int:
+        _alive(self._strings, key, self._now())
         places: tuple[dict[str, Any], ...] = (self._metas, self._logs, self._hashes, self._strings)
         return sum(place.pop(key, None) is not None for place in places)
 

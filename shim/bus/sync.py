@@ -15,12 +15,13 @@ from typing import Final, cast
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as LinkTimeout
 
-from shim.bus.commands import META_TTL, Argument, Command, Exchange, Outgoing, heard, subscriptions
+from shim.bus.commands import META_TTL, Argument, Command, Exchange, Outgoing, Past, heard, subscriptions
 from shim.bus.endpoint import Endpoint, client_name
 from shim.bus.link_sync import SILENCE, Link, Pool, dial
 from shim.bus.ws4redis import commands_for
 from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, ReadResult
+from shim.core.kept import Save
 from shim.core.message import Kind
 from shim.core.names import Topic
 from shim.core.pacing import backoff
@@ -105,6 +106,22 @@ class SyncBus:
             RealtimeUnavailable: Redis did not answer, or not in time.
         """
         return self._carry("read_many", self._commands.read_many(requests))
+
+    def join(self, requests: Iterable[ReadRequest], state: str | None) -> Past:
+        """Answer questions about topics' pasts and take a connection's state from its key, in one round trip.
+
+        Raises:
+            RealtimeUnavailable: Redis did not answer, or not in time. The state may be lost.
+        """
+        return self._carry("join", self._commands.join(requests, state))
+
+    def save(self, saves: Iterable[Save]) -> None:
+        """Put states of connections where the next ones find them, in one round trip.
+
+        Raises:
+            RealtimeUnavailable: Redis did not take all of them, or not in time.
+        """
+        self._carry("save", self._commands.save(saves))
 
     def control(self, message: Mapping[str, object]) -> None:
         """Publish a control message to every process.

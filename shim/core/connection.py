@@ -23,6 +23,7 @@ from typing import Final
 
 from shim.core.cohorts import Subject
 from shim.core.errors import InvalidPayload
+from shim.core.kept import Kept, comes_back, owner_of, state_key
 from shim.core.member import Sink
 from shim.core.message import MAX_MESSAGE_BYTES, Message
 from shim.core.names import Topic
@@ -136,6 +137,13 @@ class Handle:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Save the connection's state, then say `told` with what is left of so many seconds."""
+
+    within: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Send a WebSocket ping (raw clients answer it without knowing)."""
 
@@ -148,7 +156,7 @@ class End:
     reason: str
 
 
-type Effect = Join | Handle | Ping | End
+type Effect = Join | Handle | Keep | Ping | End
 
 
 class Connection:
@@ -160,6 +168,7 @@ class Connection:
         was: id of the connection that it continues, as its client says; None before `hello`, and on raw.
         own: origins of messages that it does not get back (contract 6.5).
         wants_last: it begins with the last message of each topic for which it has no position (contract 5.2).
+        kept: its state. owner: who may take that over, see `shim.core.kept`.
     """
 
     def __init__(
@@ -181,6 +190,7 @@ class Connection:
         last: bool = False,
         text_heartbeat: TextHeartbeat | None = None,
         elsewhere: Elsewhere | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Make a connection that is about to be accepted.
 
@@ -191,6 +201,7 @@ class Connection:
             elsewhere: where a move would lead; None where that is not known: then a move is a close.
             echo: it gets back what it has sent; without it it does not (contract 6.5).
             last: a v1 client wants the last message of each topic, as raw clients get it (contract 5.2).
+            kept: its state, which the facility's handlers set.
         """
         self.id = id
         self.sink = sink
@@ -203,6 +214,8 @@ class Connection:
         self.was: str | None = None
         self.own: frozenset[str] = frozenset() if echo else frozenset((id,))
         self.wants_last = last or protocol is Protocol.RAW
+        self.kept = Kept() if kept is None else kept
+        self.owner = owner_of(facility, subject) if protocol is Protocol.V1 else None
         self.state = State.OPENING
         self.close_code: int | None = None
         self._elsewhere = elsewhere
@@ -216,6 +229,7 @@ class Connection:
         self._next_text = now + (self._text_heartbeat.every * phase if self._text_heartbeat is not None else 0.0)
         self._pinged: float | None = None
         self._violated: float | None = None
+        self._is_known = False  # the client has shown that it knows of this connection
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.protocol} {self.facility} user={self.user!r} {self.state.name}>"
@@ -260,6 +274,7 @@ class Connection:
             if self._text_heartbeat is not None and data == self._text_heartbeat.text:
                 return []  # never a message (contract 7.1)
             return self._handle(Message.of(data), None, now, frame=_longest(data))
+        self._is_known = self._is_known or self.state in OPEN
         try:
             if isinstance(data, bytes):
                 raise Violation("binary", 'realtime.v1 has text frames only: use {"op":"send","b64":…}')
@@ -344,8 +359,16 @@ class Connection:
         if self._elsewhere is None or self.protocol is not Protocol.V1 or self.state is not State.LIVE:
             return self.close(Close.MOVED, "moved: reconnect")
         self._go(State.MOVING)
-        self.sink.send(move_frame(self._elsewhere.backend, self._elsewhere.url, within))
+        self.kept.is_followed = self.owner is not None
+        if self.kept.is_followed and self.kept.body is not None:
+            return [Keep(within)]
+        self.told(within)
         return []
+
+    def told(self, within: float) -> None:
+        """Its state is where the next connection finds it: the client may be told, if it still has to go."""
+        if self.state is State.MOVING and self._elsewhere is not None:
+            self.sink.send(move_frame(self._elsewhere.backend, self._elsewhere.url, within))
 
     def stay(self) -> None:
         """The flag was turned back before the client had left: as if it had never been told."""
@@ -371,7 +394,26 @@ class Connection:
         self._go(State.CLOSED)
         if self.close_code is None:
             self.close_code = code
+        # From here on whoever serves it looks: see `leaves_state`. What was saved before may have been taken, by a
+        # connection that came to nothing.
+        self.kept.is_followed = False
+        self.kept.saved = None
         return self.close_code
+
+    def inherits(self, prefix: str) -> str | None:
+        """The key on Redis of the state that it takes over, None where it says that it continues no connection."""
+        return state_key(prefix, self.was, self.owner) if self.was is not None and self.owner is not None else None
+
+    @property
+    def leaves_state(self) -> bool:
+        """Whether it has ended, its client may come back, and there is something that Redis was not told since."""
+        may = self.owner is not None and self.close_code is not None and comes_back(self.close_code)
+        return may and self.kept.body != self.kept.saved
+
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether the client may not know that this connection was made: nothing has come from it since."""
+        return self.state is State.CLOSED and not self._is_known
 
     # Inside
 

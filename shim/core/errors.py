@@ -36,7 +36,7 @@ class InvalidAudience(RealtimeError, ValueError):
 
 
 class InvalidPayload(RealtimeError, ValueError):
-    """A message cannot be carried; nothing was sent (contract 4.2)."""
+    """A message cannot be carried; nothing was sent (contract 4.2). Or a connection's state; it is as before."""
 
 
 class MessageTooLarge(RealtimeError, ValueError):

@@ -27,10 +27,11 @@ from shim.conf import conf
 from shim.core.cohorts import Cohort
 from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect as ConnectionEffect
-from shim.core.connection import End, Ping
+from shim.core.connection import End, Keep, Ping
 from shim.core.errors import RealtimeUnavailable, WireError
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
+from shim.core.kept import Batch, Keeping
 from shim.core.live import hub_for
 from shim.core.node import Due, Node, Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Protocol
@@ -117,6 +118,7 @@ class MemoryServer:
         self._reads: deque[tuple[ReadRequest, ...]] = deque()
         self._pinged: deque[Visit] = deque()
         self._ending: deque[Visit] = deque()
+        self._keepings: deque[Keeping] = deque()
         self._farewells: deque[tuple[Visit, int]] = deque()
         self._visits: dict[str, Visit] = {}
         self._learn_flag()
@@ -171,7 +173,7 @@ class MemoryServer:
             visit.client.cut()
         if self._line is not None:
             self._line.end()
-        for queue in (self._ending, self._farewells, self._pinged, self._reads):
+        for queue in (self._ending, self._farewells, self._pinged, self._reads, self._keepings):
             queue.clear()
         self._visits.clear()
         self.node.connections.clear()
@@ -203,11 +205,14 @@ class MemoryServer:
             self._heal(self._reads.popleft())
         elif self._pinged:
             self._pinged.popleft().received(PONG)
+        elif self._keepings:
+            self._save([self._keepings.popleft() for _ in range(len(self._keepings))])
         elif self._ending:
             visit = self._ending.popleft()
             code = visit.client.sink.close_code
             told = self._leave(visit.core, Close.ABNORMAL if code is None else code)
             if told is not None:
+                self._leave_state(visit.core)
                 self._farewells.append((visit, told))
         else:
             return False
@@ -219,6 +224,7 @@ class MemoryServer:
             return False
         visit, code = self._farewells.popleft()
         visit.disconnected(code)
+        self._leave_state(visit.core)  # which may have changed it
         return True
 
     def tick(self) -> None:
@@ -226,7 +232,7 @@ class MemoryServer:
         if self._is_dead:
             return
         now = self.clock()
-        end(self.node.tick(now))
+        self._end(self.node.tick(now))
         if (wanted := self.node.announced(now)) is not None:
             self._announce(wanted)
         if now >= self._retry_at:
@@ -295,6 +301,10 @@ class MemoryServer:
         results = self._read_past(core, resume) if past is None else past
         self._perform(self.hub.attach(core, results, resume))
 
+    def keep(self, core: CoreConnection) -> None:
+        """See `shim.testing.visit.Server`."""
+        self._keepings.append(Keeping(core, self.clock()))
+
     def ended(self, visit: Visit) -> None:
         """See `shim.testing.visit.Server`."""
         self._ending.append(visit)
@@ -306,7 +316,21 @@ class MemoryServer:
     # Inside
 
     def _read_past(self, core: CoreConnection, resume: Mapping[str, Position]) -> list[ReadResult]:
-        return sync_bus().read_many(self.hub.begin(core, resume))
+        past, state = sync_bus().join(self.hub.begin(core, resume), core.inherits(conf().prefix))
+        if state is not None:
+            core.kept.carry(state)
+        return past
+
+    def _leave_state(self, core: CoreConnection) -> None:
+        if core.leaves_state:
+            self.keep(core)
+
+    def _save(self, keepings: list[Keeping]) -> None:
+        batch, worked = Batch(conf().prefix, keepings), False
+        with suppress(RealtimeUnavailable):
+            sync_bus().save(batch.saves)
+            worked = True
+        batch.finished(self.clock(), worked=worked)
 
     def _leave(self, core: CoreConnection, code: int) -> int | None:
         self._visits.pop(core.id, None)
@@ -329,7 +353,7 @@ class MemoryServer:
 
     def _told(self, data: bytes) -> None:
         try:
-            end(self.node.control(data, self.clock()))
+            self._end(self.node.control(data, self.clock()))
         except WireError as error:
             logger.warning("passed over a control message: %s", error)
 
@@ -371,13 +395,13 @@ class MemoryServer:
         if self._line is not None and self._line.ended is None:
             self._line.say(list(subscriptions(verb, channels)))
 
-
-def end(due: Iterable[Due]) -> None:
-    """Do what is due on connections: pings and closes."""
-    for connection, effects in due:
-        for effect in effects:
-            match effect:
-                case Ping():
-                    connection.sink.ping()
-                case End(code, reason):
-                    connection.sink.close(code, reason)
+    def _end(self, due: Iterable[Due]) -> None:
+        for connection, effects in due:
+            for effect in effects:
+                match effect:
+                    case Ping():
+                        connection.sink.ping()
+                    case End(code, reason):
+                        connection.sink.close(code, reason)
+                    case Keep(within):
+                        self._keepings.append(Keeping(connection, self.clock(), within))

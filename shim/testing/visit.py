@@ -40,6 +40,9 @@ class Server(Protocol):
             RealtimeUnavailable: Redis is away.
         """
 
+    def keep(self, core: CoreConnection) -> None:
+        """A connection's state has changed, and is to be saved."""
+
     def ended(self, visit: "Visit") -> None:
         """Either side has ended a connection."""
 
@@ -70,7 +73,7 @@ class Visit:
     def begin(self, past: Iterable[ReadResult] | None) -> None:
         """The handshake is answered."""
         self._past = past
-        self._visitor.open(self.client.sink.send, self._close)
+        self._visitor.open(self.client.sink.send, self._close, lambda: self._server.keep(self.core))
         self._perform(self._server.accepted(self.core))
 
     def received(self, data: str | bytes) -> None:

@@ -16,6 +16,7 @@ from shim.bus.embedded import EmbeddedValkey
 from shim.bus.sync import SyncBus, SyncSubscription
 from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, ReadResult
+from shim.core.kept import Save
 from shim.core.message import Kind
 from shim.core.names import Topic
 from shim.core.wire import Position
@@ -48,6 +49,13 @@ class BusFace:
     def read(self, request: ReadRequest) -> ReadResult:
         (result,) = self.read_many([request])
         return result
+
+    def join(self, requests: Iterable[ReadRequest], state: str | None) -> tuple[list[ReadResult], bytes | None]:
+        joined: tuple[list[ReadResult], bytes | None] = self._call("join", requests, state)
+        return joined
+
+    def save(self, saves: Iterable[Save]) -> None:
+        self._call("save", saves)
 
     def control(self, message: dict[str, object]) -> None:
         self._call("control", message)

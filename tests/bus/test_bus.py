@@ -21,6 +21,7 @@ from shim.bus.embedded import EmbeddedValkey
 from shim.bus.sync import SyncBus
 from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, Want
+from shim.core.kept import STATE_SECONDS, Save
 from shim.core.message import Kind
 from shim.core.names import Topic, User
 from shim.core.wire import Position, decode
@@ -102,6 +103,44 @@ def test_execute_is_one_plain_command(bus: BusFace, prefix: str) -> None:
     assert bus.execute("HSET", f"{prefix}:flag", "a", 1) == 1
     assert bus.execute("HGET", f"{prefix}:flag", "a") == b"1"
     assert bus.execute("HGET", f"{prefix}:flag", "b") is None
+
+
+# Connections' states (contract 8.3)
+
+
+def test_a_state_is_taken_once_with_the_past(bus: BusFace, prefix: str, client: Any) -> None:
+    key, ask = f"{prefix}:state:a:o", [ReadRequest(TOPIC.channel(prefix), Want.POSITION)] * 3
+    bus.save([Save(key, b'{"a":1}')])
+    assert 290_000 < client.pttl(key) <= STATE_SECONDS * 1000
+    for scripts_are_there in (True, False):
+        bus.save([Save(key, b'{"a":1}')])
+        if not scripts_are_there:
+            client.script_flush()
+        past, state = bus.join(ask, key)
+        assert (state, len(past)) == (b'{"a":1}', 3)
+        assert [result.position for result in past] == [past[0].position] * 3
+        assert bus.join(ask, key)[1] is None
+    assert bus.join([], None) == ([], None)
+    assert bus.join([], key) == ([], None)
+
+
+def test_states_are_saved_and_forgotten_in_order(bus: BusFace, prefix: str, client: Any) -> None:
+    a, b = f"{prefix}:state:a:o", f"{prefix}:state:b:o"
+    bus.save([Save(a, b"1"), Save(b, b"2", if_none=True), Save(a, b"3", if_none=True), Save(b, b"4")])
+    assert (client.get(a), client.get(b)) == (b"1", b"4")
+    bus.save([Save(a, None), Save(b, None), Save(b, b"5", if_none=True)])
+    assert (client.get(a), client.get(b)) == (None, b"5")
+    assert client.pttl(b) > 0
+    bus.save([])
+
+
+def test_a_state_that_cannot_be_taken_keeps_nobody_out(
+    bus: BusFace, prefix: str, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.lpush(f"{prefix}:state:a:o", "of another kind")
+    past, state = bus.join([ReadRequest(TOPIC.channel(prefix), Want.LAST)], f"{prefix}:state:a:o")
+    assert (len(past), state) == (1, None)
+    assert "A connection's state could not be taken" in caplog.text
 
 
 # The same bytes

@@ -26,6 +26,7 @@ from shim.bus.sync import SyncBus
 from shim.core.cohorts import Snapshot
 from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, ReadResult, Want
+from shim.core.kept import STATE_SECONDS, Save
 from shim.core.message import Kind
 from shim.core.names import Group, Session, Topic, User
 from shim.core.wire import MAX_SEQ, Position, decode
@@ -312,6 +313,36 @@ def test_the_flag_is_numbered_and_kept_alike(url: str, prefix: str) -> None:  # 
         assert real.run(command) == fake.run(command)
         assert real.run(flag.stored_command(prefix)) == fake.run(flag.stored_command(prefix))
     real.close()
+
+
+saves = st.builds(Save, st.sampled_from("ab"), st.sampled_from([b"1", b"2", None]), st.booleans())
+values = st.tuples(st.just("save"), st.lists(saves, max_size=4)) | st.tuples(st.just("take"), st.sampled_from("ab"))
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(program=st.lists(values, max_size=12))
+def test_states_are_saved_and_taken_alike(url: str, program: list[tuple[str, Any]]) -> None:  # contract 8.3
+    prefix = f"t{uuid.uuid4().hex[:12]}:"
+    real, fake = Side(Real(url), prefix), Side(Fake(), prefix)
+    commands = Commands("rt")
+    for what, told in program:
+        if what == "save":
+            for side in (real, fake):
+                side.carry(commands.save([replace(save, key=prefix + save.key) for save in told]))
+        else:
+            taken = [side.carry(commands.join([], prefix + told)) for side in (real, fake)]
+            assert taken[0] == taken[1]
+    real.server.close()
+
+
+def test_a_state_ends_when_its_time_is_over() -> None:
+    fake = Side(Fake(), "rt")
+    for beyond, found in ((0, b"1"), (1, None)):
+        fake.carry(Commands("rt").save([Save("a", b"1"), Save("b", b"1")]))
+        fake.server.elapse(round(STATE_SECONDS * 1000) + beyond)
+        fake.carry(Commands("rt").save([Save("b", b"2", if_none=True)]))
+        assert fake.carry(Commands("rt").join([], "a")) == ([], found)
+        assert fake.carry(Commands("rt").join([], "b")) == ([], found or b"2")
 
 
 # As Redis, for whoever connects

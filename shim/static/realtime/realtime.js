@@ -18,7 +18,7 @@ const LONGEST_WAIT = 600_000;
 const MAX_UNANSWERED = 1_000;
 const MAX_UNSENT = 8 * 1_048_576; // bytes
 const MAX_LEFT_EPOCHS = 256;
-const LEAVE = 1000, TOO_SLOW = 4001, SILENT = 4002, VIOLATION = 4400;
+const LEAVE = 1000, TOO_SLOW = 4001, SILENT = 4002, VIOLATION = 4400, PUT_AWAY = 4401;
 
 /** What the server sent cannot be right; the text is the rule. */
 class Violated extends Error {}
@@ -704,7 +704,7 @@ export class RealtimeClient {
     if (this.state === "closed" || this.#suspended) return;
     this.#suspended = true;
     this.#options.clearTimeout(this.#retry);
-    this.#alone(LEAVE, "the page is put away");
+    this.#alone(PUT_AWAY, "the page is put away"); // not 1000: it may come back
     this.state = "waiting";
     this.#tell("lost", { code: null, reason: "the page is put away", delay: null });
   }
