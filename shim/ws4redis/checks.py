@@ -51,8 +51,8 @@ def _faults(setting: str, asked: Callable[[], object]) -> Found:
         return [
             checks.Error(
                 f"{setting} cannot be used: {error}",
-                hint="Every compatible connection is refused with 500 until it can. (ws4redis let everybody in where "
-                "its callback could not be found.)",
+                hint="Every compatible connection is refused until it can. (ws4redis let everybody in where a callback "
+                "could not be found.)",
                 id="realtime.E023",
             )
         ]

@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+from shim.conf import conf
 from shim.core.errors import InvalidPayload, shown
 from shim.core.message import Kind, Message
 from shim.ws4redis.settings import ws4redis
@@ -43,7 +44,7 @@ class RedisMessage(bytes):
     @classmethod
     def received(cls, message: Message) -> Self | None:
         """What a client sent, its kind kept; None for a heartbeat."""
-        found: Self | None = cls(message.body())
+        found: Self | None = cls(message.body(conf().max_message))
         if found is not None:
             found.kind = message.kind
         return found

@@ -29,6 +29,14 @@ type Names = list[Any] | tuple[Any, ...] | str | bool
 _CALLERS_LEVEL: Final = 5
 
 
+class _Expire:
+    """`WS4REDIS_EXPIRE`, for stores that say nothing else."""
+
+    def __get__(self, store: object, owner: object) -> Expire:
+        """The setting, read when asked for."""
+        return ws4redis().expire
+
+
 class RedisStore:
     """The base of publishers and subscribers.
 
@@ -37,10 +45,10 @@ class RedisStore:
 
     Attributes:
         _publishers: the channels that `publish_message` publishes on.
-        _expire: the default of `expire`; None means `WS4REDIS_EXPIRE`.
+        _expire: the default of `expire`: `WS4REDIS_EXPIRE`, unless a subclass says otherwise.
     """
 
-    _expire: Expire | None = None
+    _expire: Any = _Expire()
 
     def __init__(self, connection: Any = None) -> None:
         self._connection = StoreConnection() if connection is None else connection
@@ -62,10 +70,9 @@ class RedisStore:
         """
         if not isinstance(message, RedisMessage):
             raise ValueError(f"message is a RedisMessage, not a {type(message).__name__}: wrap it in RedisMessage(…)")
-        if expire is None:
-            expire = ws4redis().expire if self._expire is None else self._expire
         own = self._connection
-        (own if isinstance(own, StoreConnection) else StoreConnection()).send(self._publishers, message, expire)
+        store = own if isinstance(own, StoreConnection) else StoreConnection()
+        store.send(self._publishers, message, self._expire if expire is None else expire)
 
     def pipeline_publish_message(self, message: RedisMessage, expire: Expire | None = None) -> None:
         """The same as `publish_message`, which needs one round trip by itself."""

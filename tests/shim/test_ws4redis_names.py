@@ -85,6 +85,12 @@ class TestRedisMessage:
             assert received is not None
             assert RedisMessage(received).message == message
 
+    def test_takes_what_the_project_allows(self) -> None:
+        # contract 4.2
+        long = Message(Kind.TEXT, "x" * 1_500_000)
+        with override_settings(REALTIME_MAX_MESSAGE_BYTES=1_500_000):
+            assert RedisMessage.received(long) == b"x" * 1_500_000
+
 
 class TestAudiences:
     @pytest.mark.parametrize(
@@ -176,7 +182,11 @@ class TestPublish:
         with override_settings(WS4REDIS_EXPIRE=7):
             RedisPublisher(facility="room", broadcast=True).publish_message(HELLO)
             Short(facility="room", broadcast=True).pipeline_publish_message(HELLO)
-        assert [each.history.ttl for each in outbox()] == [7.0, 5.0]
+            own = RedisPublisher(facility="room", broadcast=True)
+            assert own._expire == 7
+            own._expire = 9
+            own.publish_message(HELLO)
+        assert [each.history.ttl for each in outbox()] == [7.0, 5.0, 9.0]
 
     def test_all_or_none(self, memory: InMemory) -> None:
         with override_settings(REALTIME_MAX_MESSAGE_BYTES=4), pytest.raises(ValueError, match="over the limit"):
