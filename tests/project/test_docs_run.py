@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from websockets.exceptions import InvalidStatus
 
+from shim.bus.embedded import EmbeddedValkey
 from tests.project.pages import DOCS, README, Block, block, blocks
 from tests.project.site import PATIENCE, Site, get, hello, message, until
 
@@ -14,6 +16,7 @@ TUTORIAL = DOCS / "tutorial" / "first-facility.md"
 DEPLOY = DOCS / "how-to" / "deploy.md"
 ROLL_OUT = DOCS / "how-to" / "roll-out-and-back.md"
 CLIENT = DOCS / "how-to" / "write-a-client.md"
+FROM_WS4REDIS = DOCS / "how-to" / "from-ws4redis.md"
 
 pytestmark = pytest.mark.servers
 
@@ -101,6 +104,78 @@ def test_the_python_client_prints_what_comes(site: Site) -> None:
     site.run(f"python manage.py shell -c '{bye}'")
     until(lambda: site.running == 1, site.logs)  # the server
     assert "user {'event': 'bye'}" in log.read_text()
+
+
+def test_the_way_from_ws4redis_is_gone_as_shown(tmp_path: Path) -> None:
+    with EmbeddedValkey() as valkey, Site(tmp_path / "project") as site, Redis.from_url(valkey.url) as redis:
+        _swap(site, valkey)
+        (serve,), (serve_channels,) = lines(FROM_WS4REDIS, "serve"), lines(FROM_WS4REDIS, "serve-channels")
+        (doctor,) = lines(FROM_WS4REDIS, "doctor")
+        assert "0 errors" in site.run(doctor)
+        site.start(serve)
+        _hears(site)
+        assert redis.get("site:broadcast:foobar") == b"hello"  # where the old containers look
+        redis.delete("site:broadcast:foobar")
+        site.stop()
+        site.write(_code("switch", "channels"))
+        for command in (serve, serve_channels):
+            site.start(command)
+        site.wait_for(site.channels, EVERYBODY)
+        _hears(site)
+        assert redis.get("site:broadcast:foobar") is None
+        _up_and_back(site)
+        site.stop()
+        site.write([*_code("away"), _settings(f'REALTIME_REDIS_URL = "{valkey.url}"'), *_code("last")])
+        said = site.run(doctor)
+        assert "0 errors" in said
+        assert "realtime.D004" in said  # settings of ws4redis that are left
+
+
+EVERYBODY = "foobar?subscribe-broadcast"
+
+
+def _code(*marks: str) -> list[Block]:
+    return [each for mark in marks for each in blocks(FROM_WS4REDIS) if (each.mark, each.language) == (mark, "python")]
+
+
+def _settings(text: str) -> Block:
+    return Block("python", f"# mysite/settings.py\n{text}\n", "")
+
+
+def _swap(site: Site, valkey: EmbeddedValkey) -> None:
+    site.run("python -m django startproject mysite .")
+    place = {"host": "127.0.0.1", "port": valkey.port}
+    was = f'INSTALLED_APPS += ["ws4redis"]\nWS4REDIS_CONNECTION = {place}\nWS4REDIS_PREFIX = "site"'
+    endpoint = 'from django.urls import include\nurlpatterns += [path("realtime/", include("shim.urls"))]'
+    site.write([_settings(was), *_code("swap"), Block("python", f"# mysite/urls.py\n{endpoint}\n", "")])
+    for command in lines(FROM_WS4REDIS, "swap-run"):
+        site.run(command)
+
+
+def _hears(site: Site) -> None:
+    site.wait_for(site.legacy, EVERYBODY)
+    (publish,) = lines(FROM_WS4REDIS, "publish")
+    with site.client(site.legacy, EVERYBODY) as client:
+        site.run(publish)
+        assert client.recv(PATIENCE) == "hello"
+
+
+def _up_and_back(site: Site) -> None:
+    ana = {"Cookie": f"sessionid={site.session('ana')}"}
+
+    def until_backend(wanted: str) -> None:
+        def backend() -> str:
+            told: str = json.loads(get(f"http://{site.legacy}/realtime/endpoint?facility=foobar", ana))["backend"]
+            return told
+
+        until(lambda: backend() == wanted, lambda: f"still {backend()}")
+
+    (back,) = lines(FROM_WS4REDIS, "back")
+    for command in lines(FROM_WS4REDIS, "up"):
+        site.run(command)
+        until_backend("channels")
+    site.run(back)
+    until_backend("legacy")
 
 
 # docs/tutorial

@@ -1,6 +1,8 @@
 """`manage.py realtime …`: what an operator of realtime shim does that `waffle_flag` cannot."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
@@ -9,12 +11,17 @@ from django.db import router
 
 from shim.conf import conf
 from shim.core.errors import RealtimeUnavailable
+from shim.doctor import examine, report
+from shim.doctor.finding import Level
 from shim.flag import flag_model, flag_rows
 from shim.rollout import push
 
 
 class Command(BaseCommand):
     """One subcommand for each thing to do; see `manage.py realtime --help`."""
+
+    # The doctor says what they say; and a rollback must not be held up by them.
+    requires_system_checks = ()
 
     help = "Operates realtime shim. Whom the flag sends where is changed in the admin, or with waffle_flag."
 
@@ -24,11 +31,15 @@ class Command(BaseCommand):
         for name, work, about in (
             ("rollback", self._roll_back, "brings everybody back to legacy: the flag says No for everyone"),
             ("hurry", self._hurry, "lets moves that are under way go faster, after a change of the flag by any means"),
+            ("doctor", self._doctor, "says what is left to do: settings, packages, database, Redis, ws4redis"),
         ):
             added = subcommands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
             added.set_defaults(work=work)
             if name == "rollback":
                 added.add_argument("--hurry", action="store_true", help="move faster: see `realtime hurry`")
+            if name == "doctor":
+                added.add_argument("--json", action="store_true", dest="as_json", help="findings for programs")
+                added.add_argument("--uwsgi", type=Path, metavar="FILE", help="the ini file that uWSGI is started with")
 
     def handle(self, *_args: Any, work: Callable[..., None], **options: Any) -> None:
         """Do what the subcommand stands for."""
@@ -62,3 +73,18 @@ class Command(BaseCommand):
                 "within 10 s, and moves go at the usual pace."
             ) from error
         self.stdout.write(f"Moves hurry now: {conf().pace.hurry:g} times as fast.")
+
+    def _doctor(self, *, as_json: bool, uwsgi: Path | None, **_: Any) -> None:
+        findings = examine(uwsgi)
+        if as_json:
+            self.stdout.write(report.to_json(findings))
+        else:
+            paint: dict[Level, report.Paint] = {
+                "error": self.style.ERROR,
+                "warning": self.style.WARNING,
+                "note": self.style.NOTICE,
+            }
+            for line in report.to_lines(findings, paint, shutil.get_terminal_size().columns):
+                self.stdout.write(line)
+        if any(finding.level == "error" for finding in findings):
+            raise SystemExit(1)
