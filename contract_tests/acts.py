@@ -6,6 +6,7 @@ and histories there. What an act says of connections is held against the model l
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -101,7 +102,7 @@ class Acts(Violence):
         topics = _heard(there)
         open_ones = [link for link in self.life.links if link.closed is None]
         gone = [link for link in self.life.links if link.closed is not None]
-        self.life.must_end_all(open_ones, Ending.by(1012, "9.1", early=True), gone=gone)
+        self.life.must_end_all(open_ones, replace(Ending.by(1012, "9.1", early=True), untold=True), gone=gone)
         self.driver.stop_servers()
         for topic in topics:
             self.life.publish([(topic, "while they stop")])

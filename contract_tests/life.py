@@ -246,8 +246,8 @@ class Life:
         old = link.ending
         if old is not None:
             told = None if old.told is None or ending.told is None else old.told | ending.told
-            early = old.early or ending.early
-            ending = replace(ending, codes=old.codes | ending.codes, told=told, early=early)
+            early, untold = old.early or ending.early, old.untold or ending.untold
+            ending = replace(ending, codes=old.codes | ending.codes, told=told, early=early, untold=untold)
         link.ending = ending
 
     def must_end(self, link: Link, ending: Ending) -> None:
@@ -272,7 +272,7 @@ class Life:
         match how:
             case "clean":
                 told = 1005 if code is None else code
-                link.told_move = False  # it was, and this is what follows
+                link.left = True
                 codes = frozenset({told, *ended_otherwise})
                 link.ending = Ending(codes, "6.4", codes)
                 link.client.leave(code)

@@ -33,6 +33,7 @@ class Ending:
         codes: of the close frame; None is an end without one. clause: what else would be broken.
         told: codes that `disconnected` may be told; None: it need not run (kill -9, contract 6.4).
         must: it ends now; otherwise it may, at any time. early: what was expected before need not come.
+        untold: a v1 client need not be told to move before, because its server stops (contract 9.1).
     """
 
     codes: frozenset[int | None]
@@ -40,6 +41,7 @@ class Ending:
     told: frozenset[int] | None = None
     must: bool = True
     early: bool = False
+    untold: bool = False
 
     @classmethod
     def by(cls, code: int, clause: str, *, must: bool = True, early: bool = False) -> "Ending":
@@ -56,7 +58,7 @@ class Link:
         unseen: what the client read and nobody has judged yet. closed: how it ended.
         id: the server's name for it. own: whose messages are its own: its id, and that of the one that it continues.
         echo: it gets its own messages, too (contract 6.5).
-        told_move: the server said `move`, and it has not left yet. was_told: it ever did.
+        told_move: the server said `move`. left: it has said goodbye.
         reads: False while it has stopped reading. history: the last that it got.
     """
 
@@ -77,7 +79,7 @@ class Link:
     ending: Ending | None = None
     closed: Seen | None = None
     told_move: bool = False
-    was_told: bool = False
+    left: bool = False
     reads: bool = True
     history: deque[Seen] = field(default_factory=lambda: deque(maxlen=8))
 
@@ -106,7 +108,7 @@ class Link:
         if self.closed is not None or not self.reads:
             return True
         if self.ending is not None and self.ending.must:
-            return self.told_move
+            return self.told_move and not self.left
         return self.allowed.is_done
 
     def __str__(self) -> str:
@@ -137,7 +139,7 @@ class Link:
         elif seen.op == "move":
             if self.ending is None or 1012 not in self.ending.codes:
                 raise Broken("8.3", f"{self} was told to move, though it is where it belongs: {seen}", self.place)
-            self.told_move = self.was_told = True
+            self.told_move = True
         elif not self.allowed.take(seen):
             raise self._unexpected(seen, logs)
         if seen.fields is not None and seen.fields.get("pos") and seen.fields.get("topic"):
@@ -151,7 +153,7 @@ class Link:
         if seen.code not in self.ending.codes:
             codes = sorted(self.ending.codes, key=str)
             raise Broken(self.ending.clause, f"{self} ended with {seen.code}, allowed is {codes}", self.place)
-        if self.v1 and seen.code == 1012 and not self.was_told:
+        if self.v1 and seen.code == 1012 and not (self.told_move or self.ending.untold):
             raise Broken("8.3", f"{self} was closed with 1012, and not told to move before", self.place)
         if not self.ending.early and not self.allowed.is_done:
             raise self.missing(f"before it ended with {seen.code}")
