@@ -57,7 +57,7 @@ def test_the_environment_holds_what_is_pinned() -> None:
 
 
 def test_the_published_ranges_hold_the_pinned_versions() -> None:
-    pinned = pins("run.txt")
+    pinned = pins("test.txt")
     outside = [
         str(requirement)
         for requirement in published()
