@@ -72,7 +72,7 @@ class Newsroom:
             "PYTHONPATH": ":".join(map(str, paths)),
             "PYTHONUNBUFFERED": "1",
             "DJANGO_SETTINGS_MODULE": "newsroom.swapped",
-            "NEWSROOM_DATABASE": str(directory / "db.sqlite3"),
+            "NEWSROOM_DATABASE": str(directory / "db" / "db.sqlite3"),
             "NEWSROOM_REDIS_PORT": str(self.valkey.port),
             "NEWSROOM_LEGACY_URL": f"ws://{HOST}:{self.ports['uwsgi']}/ws/",
             "NEWSROOM_CHANNELS_URL": f"ws://{HOST}:{self.ports['channels']}/ws/",
@@ -82,6 +82,7 @@ class Newsroom:
     def __enter__(self) -> Self:
         try:
             self.valkey.start()
+            (self.directory / "db").mkdir()
             self.manage("migrate", "--verbosity", "0")
             self.python(SEED)
             for name, command in COMMANDS.items():
@@ -104,9 +105,21 @@ class Newsroom:
         wait_until(partial(self._answers, part, "/", 404), PATIENCE, "the server for WebSockets does not answer")
         return self.ports["sockets"]
 
-    def logs(self) -> dict[str, str]:
-        """What the servers have said."""
-        return {part.name: part.log.read_text(errors="replace") for part in self._parts}
+    @contextmanager
+    def without_database(self) -> Iterator[None]:
+        """The database is away, and the sessions with it."""
+        away = (self.directory / "db").rename(self.directory / "away")
+        try:
+            yield
+        finally:
+            away.rename(self.directory / "db")
+
+    def errors(self) -> set[str]:
+        """What tracebacks in the servers' logs end with."""
+        logs = "".join(part.log.read_text(errors="replace") for part in self._parts)
+        assert all(word not in logs for word in ("WORKER TIMEOUT", "SIGSEGV", "never retrieved")), logs
+        led_to_another = r"(?!\n\n(?:During handling of|The above exception was))"
+        return set(re.findall(rf"^[\w.]+(?:Error|Exception)\b.*${led_to_another}", logs, re.MULTILINE))
 
     def manage(self, *words: str) -> str:
         """Run the project's `manage.py`; its output."""

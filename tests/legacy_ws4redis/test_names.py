@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import RequestFactory, override_settings
 
+from shim.ws4redis.settings import DEFAULTS
 from tests.legacy_ws4redis.servers import ROOT
 
 NAMES = {
@@ -73,6 +75,21 @@ def test_what_is_not_there_is_not_there() -> None:
         importlib.import_module("ws4redis.websocket")
     with pytest.raises(AttributeError, match="WS4REDIS_STORE"):
         importlib.import_module("ws4redis.settings").WS4REDIS_STORE  # noqa: B018
+
+
+def test_the_page_has_them_all() -> None:
+    # docs/reference/ws4redis.md
+    page = (ROOT / "docs/reference/ws4redis.md").read_text()
+    rows = dict(re.findall(r"^\| `(W\w+)` \| `(.*?)` \|", page, re.MULTILINE))
+    assert {name: value.strip('"') for name, value in rows.items()} == {
+        name: str(value) for name, value in DEFAULTS.items()
+    }
+    assert list(DEFAULTS) == NAMES["settings"]
+    table = page.partition("## Names")[2].partition("## Settings")[0]
+    for module, names in NAMES.items():
+        assert f"`{module}." in table
+        for name in names:
+            assert name in table or module in ("exceptions", "settings"), name
 
 
 def test_settings_are_read_when_asked_for() -> None:
