@@ -118,9 +118,7 @@ class TestQuickMoves:
         ],
         ids=str,
     )
-    def test_are_for_those_who_can_be_told(
-        self, cookie: str | None, headers: dict[str, Any], is_asked: bool
-    ) -> None:
+    def test_are_for_those_who_can_be_told(self, cookie: str | None, headers: dict[str, Any], is_asked: bool) -> None:
         found = reply(node(LEGACY, everyone=True), cookie, **headers)
         assert found.headers
         assert (found.tally is not None) == is_asked

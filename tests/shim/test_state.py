@@ -2,6 +2,7 @@
 the code that runs here."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from shim.bus.commands import Command
 from shim.core.cohorts import Snapshot
 from shim.core.kept import MAX_STATE_BYTES, STATE_SECONDS
 from shim.testing import InMemory, TestConnection, connect
+from tests.project.pages import blocks
 
 BACKENDS = {
     "legacy": {"BACKEND": "legacy_ws4redis.backend.LegacyBackend", "URL": "ws://legacy.example"},
@@ -363,3 +365,18 @@ def test_where_redis_is_away_the_state_is_lost_and_the_connection_is_not(memory:
     with connect("state-screen", was=old.client.id, cookies=ANA, backend="channels") as new:
         assert shown(new) is None
         old.close()
+
+
+def test_what_the_guide_shows(memory: InMemory) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "keep-state.md"
+    (code,) = [each.text for each in blocks(page)]
+    code = code.replace('name = "calls"', 'name = "state-guide"').replace('publish("calls"', 'publish("state-guide"')
+    exec(compile(code, page, "exec"), {"__name__": "guide"})  # it is our own
+    with connect("state-guide", cookies=ANA) as one:
+        one.send({"op": "take", "call": 42})
+        one.send({"op": "mute"})
+        one.cut()
+    with connect("state-guide", cookies=ANA, was=one.client.id, backend="channels") as again:
+        again.send({"op": "screen"})
+        assert again.receive() == {"screen": {"call": 42, "muted": True}}
+    assert [published.value for published in memory.outbox] == [{"free": 42}]
