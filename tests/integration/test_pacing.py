@@ -4,11 +4,13 @@
 
 import asyncio
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.integration.conftest import free_ports
 from tests.load.moves import Run, most_within, run
+from tests.load.plot import plot
 from tests.load.stack import LoadStack
 
 pytestmark = pytest.mark.servers
@@ -52,3 +54,9 @@ def test_who_came_first_is_not_who_goes_first(seen: Run) -> None:
     order = [each.told[0] for each in seen.people]
     later = sum(one < other for one, other in zip(order, order[PEOPLE // 2 :], strict=False))
     assert PEOPLE / 2 * 0.2 < later < PEOPLE / 2 * 0.8
+
+
+def test_it_can_be_drawn(seen: Run) -> None:
+    drawn = ElementTree.fromstring(plot([("One", seen), ("Another", seen)]))
+    words = [text.text or "" for text in drawn.iter("{http://www.w3.org/2000/svg}tspan")]
+    assert words.count(f"{PEOPLE} of {PEOPLE} moved") == 2

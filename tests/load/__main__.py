@@ -17,6 +17,7 @@ from typing import Any, Final
 from contract_tests.servers import free_ports
 from demo.stack import BACKENDS
 from tests.load.moves import Run, cost, most_within, percentile, run
+from tests.load.plot import plot
 from tests.load.stack import LoadStack
 
 DARING: Final = 0.3  # of what is free: docs/explanation/pacing.md
@@ -29,19 +30,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("--connections", type=int, default=2_000)
     parser.add_argument("--rate", type=float, help="connections a second; default: by the formula")
-    parser.add_argument("--unpaced", action="store_true", help="all at once, to see what the pace is for")
+    parser.add_argument("--unpaced", action="store_true", help="also all at once, to see what the pace is for")
+    parser.add_argument("--plot", type=Path, help="draw it: an SVG file")
     told = parser.parse_args()
     _allow_sockets(4 * told.connections + 1_000)
+    runs = []
     with tempfile.TemporaryDirectory(prefix="load-") as directory:
-        pace: dict[str, Any] = {"fleet_moves": None, "moves": 1e6, "move_least": 0.0}
-        rate = told.rate
-        if not told.unpaced:
-            rate = rate or _rate(Path(directory))
-            pace = {"fleet_moves": rate, "moves": rate}
-        with _stack(Path(directory), told.connections, pace) as stack:
-            patience = 60.0 + (told.connections / rate if rate else 0.0)
-            seen = asyncio.run(run(stack, told.connections, quiet=QUIET, patience=patience))
-    return _tell(seen, rate)
+        if told.unpaced:
+            runs.append(("All at once", _moved(Path(directory), told.connections, None)))
+            _tell(runs[-1][1], None)
+        rate = told.rate or _rate(Path(directory))
+        runs.append((f"{rate:g} a second", _moved(Path(directory), told.connections, rate)))
+    if told.plot:
+        told.plot.write_text(plot(runs))
+    return _tell(runs[-1][1], rate)
+
+
+def _moved(directory: Path, connections: int, rate: float | None) -> Run:
+    """Move everybody, in servers that are started for it."""
+    pace: dict[str, Any] = {"fleet_moves": rate, "moves": rate or 1e6, "move_least": 1.0 if rate else 0.0}
+    with _stack(directory, connections, pace) as stack:
+        patience = 60.0 + (connections / rate if rate else 0.0)
+        return asyncio.run(run(stack, connections, quiet=QUIET, patience=patience))
 
 
 def _allow_sockets(n: int) -> None:

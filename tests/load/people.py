@@ -130,7 +130,7 @@ class Person:
 
         def told(payload: bytes) -> None:
             fields = json.loads(payload)
-            if fields["op"] == "ready":
+            if fields["op"] == "ready" and not ready.done():  # it may have lost its patience
                 ready.set_result(fields["backend"])
             elif fields["op"] == "move" and self._line is line:
                 self.told.append(time.monotonic())
