@@ -10,8 +10,9 @@ whoever came first and however many they are.
 A slot that is not used is lost, and nothing is ever owed: a flag that is turned back leaves no debt, and a hurry counts
 from the next round on. Those who wait are done after their number divided by the rate, and two rounds.
 
-Redis takes part for the rate alone. Where it does not answer, or too late, the gate is open: then the process's own
-rate is all that holds, and nobody waits for an answer longer than `PATIENCE_SECONDS`.
+Redis takes part for the rate alone. Where it does not answer, or too late, or this process is too slow to ask in each
+round, the gate is open: then the process's own rate is all that holds. Nobody waits for an answer longer than
+`PATIENCE_SECONDS`.
 """
 
 from collections import deque
