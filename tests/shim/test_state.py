@@ -114,7 +114,9 @@ class TestValue:
         assert found(one.client.id) == value
 
     @pytest.mark.parametrize(
-        "value", [object(), {1, 2}, b"bytes", float("nan"), "\ud800", {"a": float("inf")}], ids=repr
+        "value",
+        [object(), {1, 2}, b"bytes", float("nan"), "\ud800", {"a": float("inf")}],
+        ids=["object", "set", "bytes", "NaN", "surrogate", "infinity"],
     )
     def test_what_json_cannot_carry_is_refused(self, value: object) -> None:
         connection = visitor()
