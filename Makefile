@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint contract matrix load bench
+.PHONY: help setup demo serve test lint contract matrix load stalled bench
 
 help: ## this list
 	@echo 'usage: make TARGET [VARIABLE=value ...]'
@@ -27,7 +27,7 @@ help: ## this list
 #: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
 #: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
 #: REDIS      valkey, redis: the embedded one, Debian's redis-server; default: both (matrix)
-#: ARGS       more arguments, for example ARGS="-k hub -x" (test: pytest's; load)
+#: ARGS       more arguments, for example ARGS="-k hub -x" (test: pytest's; load, stalled)
 #
 # Variables given to make reach the programs as environment variables of the same name.
 
@@ -61,6 +61,10 @@ matrix: ## the contract's quick profile on every supported Python, Django and Re
 load: ## 2,000 live connections change the backend while others come in: whether newcomers wait for it
 	@./bootstrap test
 	@$(PY) -m tests.load $(ARGS)
+
+stalled: ## 200 of 1,000 connections take nothing any more: the others get everything, and memory is bounded
+	@./bootstrap test
+	@$(PY) -m tests.stalled $(ARGS)
 
 bench: ## the benchmarks (not there yet)
 	@echo 'make bench: there are no benchmarks yet.' >&2; exit 1
