@@ -86,6 +86,16 @@ class Fleet:
     def session_key(self) -> str:
         return self.new.session_key
 
+    def flag(self, *arguments: str) -> None:
+        """`manage.py waffle_flag realtime_channels …`, in a process of ours."""
+        subprocess.run(
+            [sys.executable, "-m", "django", "waffle_flag", "realtime_channels", "--create", *arguments],
+            env=self.new.process_env,
+            cwd=ROOT,
+            check=True,
+            timeout=60,
+        )
+
     def client(self, base: str, *, v1: bool = False, query: str = "", facility: str = "chat") -> "Client":
         """A client that is signed in as `ana`; on the old server it asks for all that ours gives by itself."""
         return Client(base + facility, query=query or EVERYTHING, session=self.session_key, v1=v1)

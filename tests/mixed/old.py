@@ -24,7 +24,7 @@ VERSIONS: Final = ("3.9", "3.10")
 """What Django 3.2 runs on and today's wheels still are made for."""
 
 HOST: Final = "127.0.0.1"
-INSTALL_TIMEOUT: Final = 100.0  # seconds for one command
+INSTALL_TIMEOUT: Final = 240.0  # seconds for one command
 
 
 class CannotBeHad(Exception):

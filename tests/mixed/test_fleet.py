@@ -212,3 +212,23 @@ class TestTheLastMessage:
         for kept, *live in seen:
             assert live == list(range(live[0], live[0] + len(live)))
             assert kept < live[0]
+
+
+def test_a_flip_and_a_rollback_between_old_processes(fleet: Fleet, on_redis: Any) -> None:
+    # contract 8: with two connections nobody could tell what comes twice, so moves are closes (docs/reference/wire.md)
+    flip(fleet, "--everyone", here="legacy", there="channels")
+    flip(fleet, "--deactivate", here="channels", there="legacy")
+
+
+def flip(fleet: Fleet, flag: str, *, here: str, there: str) -> None:
+    with ExitStack() as stack:
+        raw, v1, old = (
+            stack.enter_context(fleet.client(base, v1=is_v1))
+            for base, is_v1 in ((fleet.new.ws[here], False), (fleet.new.ws[here], True), (fleet.old.ws, False))
+        )
+        fleet.flag(flag)
+        wait_until(lambda: (raw.code, v1.code) == (1012, 1012), f"{raw.code}, {v1.code}")
+        moved = [stack.enter_context(fleet.client(fleet.new.ws[there], v1=is_v1)) for is_v1 in (False, True)]
+        fleet.old.publish(flag, expire=0, broadcast=True)
+        wait_until(lambda: all(client.texts == [flag] for client in (*moved, old)), f"{[c.texts for c in moved]}")
+        assert [client.code for client in (*moved, old)] == [None] * 3  # the old server's clients stay where they are
