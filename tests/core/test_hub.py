@@ -346,7 +346,7 @@ class HubMachine(RuleBasedStateMachine):
     def the_last_message_comes_first_to_who_wants_it(self) -> None:  # contract 5.2
         for member in self.alive:
             if member.protocol is Protocol.V1 and not self.resumes.get(member) and member.positions is not None:
-                firsts = {}
+                firsts: dict[str, str] = {}
                 for frame in member.heard():
                     if frame["op"] == "msg":
                         firsts.setdefault(frame["topic"], frame["text"])
