@@ -2,8 +2,9 @@
 
     python -m contract_tests [--profile quick|ci|deep] [--examples N] [--backends legacy,memory,…] [--seed N]
 
-The variables PROFILE, EXAMPLES, BACKENDS and SEED of the environment say the same. Each driver runs in a process of its
-own, on servers of its own. The last line is `CONTRACT {…}`, for programs.
+The variables PROFILE, EXAMPLES, BACKENDS, SEED and MUTANTS of the environment say the same. Each driver runs in a
+process of its own, on servers of its own; where the contract holds, the mutants follow (`contract_tests.mutants`). The
+last line is `CONTRACT {…}`, for programs.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from rich.table import Table
 
 from contract_tests.clauses import CLAUSES, ELSEWHERE
 from contract_tests.drivers import DRIVERS
+from contract_tests.mutants.mutant import MutantError
+from contract_tests.mutants.phase import Phase, chosen
 from contract_tests.report import Broken, Column, Report, page
 from contract_tests.run import Order
 
@@ -46,7 +49,7 @@ class Profile:
 
     Attributes:
         seed: what chance begins with; None is another each time. database: a folder that keeps examples that failed,
-            where the next run begins.
+            where the next run begins. mutants: which are run, as `MUTANTS=` says it.
     """
 
     examples: int
@@ -54,10 +57,11 @@ class Profile:
     acts: int
     seed: int | None = None
     database: str | None = "var/contract-examples"
+    mutants: str = "1"
 
 
 PROFILES: Final[Mapping[str, Profile]] = {
-    "quick": Profile(40, 20, 1, seed=1, database=None),
+    "quick": Profile(40, 20, 1, seed=1, database=None, mutants="0"),
     "ci": Profile(1_000, 22, 3),
     "deep": Profile(10_000, 32, 10),
 }
@@ -94,6 +98,11 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(names) - set(DRIVERS):
         sys.stderr.write(f"there is no driver {', '.join(sorted(unknown))}: {', '.join(DRIVERS)}\n")
         return 2
+    try:
+        mutants = chosen("0" if told.running else told.mutants or profile.mutants)
+    except MutantError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     console = Console(stderr=True)
     console.print(f"contract: profile {told.profile}, seed {seed}, {', '.join(names)}", highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="contract-"))
@@ -126,20 +135,30 @@ def main(arguments: Sequence[str]) -> int:
     for run in runs:
         _show_failure(run, console)
     console.print(_matrix(runs))
+    failed = sum(run.failed for run in runs)
+    phase = Phase(
+        () if failed else mutants,
+        names,
+        folder=folder / "mutants",
+        jobs=1 if told.redis_url else told.jobs,
+        redis_url=told.redis_url,
+    )
+    phase.carry_out(console)
+    phase.show(console)
     if told.report:
         found = Report(
-            told.profile, seed, datetime.now(UTC), [_column(run) for run in runs], environment=_environment()
+            told.profile, seed, datetime.now(UTC), [_column(run) for run in runs], phase.rows, _environment()
         )
         path = Path(told.report)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(found), encoding="utf-8")
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
-    failed = sum(run.failed for run in runs)
-    if not failed:
+    is_good = not failed and phase.is_good
+    if is_good:
         shutil.rmtree(folder, ignore_errors=True)
-    sys.stdout.write("CONTRACT " + json.dumps(_summary(runs), separators=(",", ":")) + "\n")
+    sys.stdout.write("CONTRACT " + json.dumps(_summary(runs, phase), separators=(",", ":")) + "\n")
     sys.stdout.flush()
-    return 1 if failed else 0
+    return 0 if is_good else 1
 
 
 def _told(arguments: Sequence[str]) -> argparse.Namespace:
@@ -153,7 +172,8 @@ def _told(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--redis-url", default=env.get("REDIS_URL"), help="use this Redis instead of Valkeys")
     parser.add_argument("--running", action="store_true", help="on the servers of DJANGO_SETTINGS_MODULE's REALTIME")
     parser.add_argument("--report", default=env.get("REPORT"), metavar="FILE", help="write the result as an HTML page")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="drivers that run at a time")
+    parser.add_argument("--mutants", default=env.get("MUTANTS"), help="0, 1, or names with commas")
+    parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1, help="drivers that run at a time")
     return parser.parse_args(arguments)
 
 
@@ -293,14 +313,14 @@ def _environment() -> dict[str, str]:
     return found
 
 
-def _summary(runs: Sequence[Run]) -> dict[str, Any]:
+def _summary(runs: Sequence[Run], phase: Phase) -> dict[str, Any]:
     covered = {clause for run in runs for clause in run.held}
     return {
         "drivers": {
             run.order.driver: {"examples": run.lives, "steps": run.steps, "failed": run.failed} for run in runs
         },
         "clauses": {"total": len(CLAUSES), "covered": len(covered & CLAUSES.keys())},
-        "mutants": {"total": 0, "killed": 0},
+        "mutants": phase.summary,
     }
 
 
