@@ -130,7 +130,7 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
     except TooManyFieldsSent:
         return Refusal(400, "too many arguments in the query: see DATA_UPLOAD_MAX_NUMBER_FIELDS")
     try:
-        identity = _identity(handshake, found)
+        identity = _identity(handshake, found, conf)
     except PermissionDenied as denied:
         return Refusal(403, str(denied) or "the facility refused this connection")
     except Exception:
@@ -150,7 +150,9 @@ def identified(handshake: Handshake, found: Facility, backend: str, conf: Conf) 
     )
 
 
-def _identity(handshake: Handshake, found: Facility) -> Identity:
+def _identity(handshake: Handshake, found: Facility, conf: Conf) -> Identity:
+    if conf.ws4redis is None:
+        return identify(handshake.cookies)
     from shim.ws4redis.facility import CompatibleFacility  # noqa: PLC0415  # it stands on this module
 
     return found.identify(handshake) if isinstance(found, CompatibleFacility) else identify(handshake.cookies)
