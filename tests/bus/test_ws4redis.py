@@ -13,6 +13,7 @@ from shim.bus.memory_redis import MemoryRedis, install
 from shim.bus.ws4redis import Ws4redisCommands
 from shim.core.errors import InvalidAudience, InvalidPayload, RealtimeUnavailable
 from shim.core.history import History, ReadRequest, Want
+from shim.core.kept import Save
 from shim.core.message import Kind
 from shim.core.names import Everyone, Topic, User, control_channel
 from shim.core.wire import Position, decode
@@ -80,6 +81,17 @@ def test_it_expires_and_an_unkept_message_leaves_it_alone(
         bus.publish(topic, Kind.TEXT, b"2", NOT_KEPT)
         assert client.get(f"{prefix}:user:ana:chat") == b"1"
         assert 6_000 < client.pttl(f"{prefix}:user:ana:chat") <= 7_000
+
+
+def test_a_connections_state_is_taken_here_too(bus: BusFace, wire: Ws4redisWire) -> None:  # contract 8.3
+    topic = Topic("chat", Everyone())
+    bus.publish(topic, Kind.TEXT, b"last", KEPT)
+    for requests in ([ReadRequest(wire.channel(topic), Want.LAST)], []):
+        bus.save([Save("a-state", b'{"a":1}')])
+        past, state = bus.join(requests, "a-state")
+        assert state == b'{"a":1}'
+        assert [[record.body for record in result.records] for result in past] == [[b"last"]] * len(requests)
+        assert bus.join(requests, "a-state")[1] is None
 
 
 def test_questions_are_answered_in_the_order_asked(bus: BusFace, wire: Ws4redisWire) -> None:
