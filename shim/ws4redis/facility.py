@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
 
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
@@ -66,6 +67,8 @@ class CompatibleFacility(Facility):
             process_request(request)
             user = getattr(request, "user", None) or nobody()
             session = getattr(request, "session", None)
+            if isinstance(session, SessionBase):
+                session.get("")  # loads it: a key that does not exist, or has expired, becomes None
         found = identity_of(user, getattr(session, "session_key", None), handshake.cookies)
         return CompatibleIdentity(found.user, found.session_key, found.groups, found.subject, request=request)
 

@@ -15,7 +15,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
 from django.test import Client, RequestFactory, override_settings
 
-from shim import Everyone, Facility, Group, Kind, Message, Session, User, realtime
+from shim import Everyone, Facility, Group, History, Kind, Message, Session, User, realtime
 from shim.conf import conf
 from shim.core.names import Audience, Topic
 from shim.discovery import endpoint
@@ -331,6 +331,18 @@ class TestProcessRequest:
             assert one.receive_all() == [repr(User("ana")), repr(Session("key-of-ana")), repr(Group("invented"))]
             realtime.disconnect(User("ana"))
             assert one.closed == 4500
+
+    def test_a_session_that_it_gives_may_have_expired(self, ana: Client) -> None:
+        def by_cookie(request: Any) -> None:
+            request.session = SessionStore(request.COOKIES["sessionid"])
+
+        for key, expected in ((key_of(ana), ["s"]), ("x" * 32, [])):
+            with (
+                override_settings(WS4REDIS_PROCESS_REQUEST=by_cookie),
+                connect("room", query=ALL, session=key) as one,
+            ):
+                realtime.publish("room", Session(key), "s", history=History(size=0))
+                assert one.receive_all() == expected
 
     @pytest.mark.parametrize(("token", "status"), [("bad", 403), ("down", 503)])
     def test_refuses_and_fails(self, token: str, status: int, caplog: pytest.LogCaptureFixture) -> None:
