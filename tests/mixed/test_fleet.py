@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,9 @@ from legacy_ws4redis.publisher import RedisPublisher
 from legacy_ws4redis.redis_store import RedisMessage
 from shim import Everyone, Group, History, Session, User, realtime
 from shim.core.names import Audience
+from tests.js.bundle import BUNDLE
+from tests.js.chromium import Chromium
+from tests.js.tools import CHROMIUM
 from tests.mixed.fleet import PREFIX, Client, Fleet, wait_until
 from tests.mixed.old import CannotBeHad, environment
 
@@ -232,3 +236,34 @@ def flip(fleet: Fleet, flag: str, *, here: str, there: str) -> None:
         fleet.old.publish(flag, expire=0, broadcast=True)
         wait_until(lambda: all(client.texts == [flag] for client in (*moved, old)), f"{[c.texts for c in moved]}")
         assert [client.code for client in (*moved, old)] == [None] * 3  # the old server's clients stay where they are
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there: no page has met an old process")
+def test_our_script_in_a_browser(fleet: Fleet, on_redis: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # docs/reference/ws4redis.md: v1 with ours, raw with the original, and nobody is sent a `hello` as a message
+    words = "chat?subscribe-broadcast&publish-broadcast&echo"
+    with Chromium(tmp_path_factory.mktemp("chromium")) as chromium, fleet.client(fleet.new.ws["legacy"]) as other:
+        page = chromium.page(f"{fleet.new.http['legacy']}/health")
+        page.evaluate(BUNDLE.read_text())
+        for name, base in (("old", fleet.old.ws), ("new", fleet.new.ws["channels"])):
+            other.texts.clear()
+            page.evaluate(f"""
+              window.got = [];
+              window.mine = WS4Redis({{ uri: "{base}{words}", receive_message: text => got.push(text) }});
+            """)
+            page.wait_until("mine.is_connected()")
+            fleet.old.publish(f"from an old process to {name}", expire=0, broadcast=True)
+            realtime.publish("chat", Everyone(), f"from a new process to {name}")
+            said = [f"from an old process to {name}", f"from a new process to {name}"]
+            while not page.evaluate(f"got.includes({said[-1]!r})"):  # of three quick messages the original sends one
+                fleet.old.publish(NUDGE, expire=0, broadcast=True)
+                time.sleep(0.1)
+            if name == "old":  # ours take messages only where a facility says so, and `chat` here is a class
+                page.evaluate("mine.send_message('from the page')")
+                page.wait_until("got.includes('from the page')")
+                said.append("from the page")
+            kept = ["from the page"] if name == "new" else []  # the last message comes first (contract 5.2)
+            assert [text for text in page.evaluate("got") if text != NUDGE] == kept + said
+            wait_until(lambda said=said: set(said) <= set(other.texts), f"{other.texts}")  # type: ignore[misc]
+            assert [text for text in other.texts if text != NUDGE] == said
+            page.evaluate("mine.close()")
