@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shim import Audience, Connection, Everyone, Facility, InvalidPayload, Message
 from shim.bus.commands import Command
-from shim.core.cohorts import Snapshot
+from shim.core.cohorts import Cohort, Snapshot
 from shim.core.kept import MAX_STATE_BYTES, STATE_SECONDS
 from shim.testing import InMemory, TestConnection, connect
 from tests.project.pages import blocks
@@ -351,6 +353,56 @@ class TestMove:
         memory.advance(11)
         assert one.closed == 1012
         assert found(one.client.id, backend="channels") == 1
+
+
+values = st.integers(0, 3) | st.none()
+ends = st.sampled_from(["cut", "slow", "move", "move, and a change", "a move that fails", "leave", "fail"])
+lives = st.lists(st.tuples(st.lists(values, max_size=3), ends), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lives)
+def test_lives_of_a_client(lives: list[tuple[list[int | None], str]]) -> None:
+    """Whatever happens to its connections, a client finds what was set last, or nothing where it left for good."""
+    move, number = TestMove(), 0
+    backend: Cohort = "legacy"
+    was = kept = None
+    with override_settings(REALTIME=BACKENDS), InMemory() as memory:
+        memory.server("legacy")
+        memory.server("channels")
+        for values, end in lives:
+            one = connect("state-screen", cookies=ANA, was=was, backend=backend, raise_exceptions=False)
+            assert shown(one) == kept
+            for kept in values:
+                assert shown(one, {"set": kept}) == kept
+            was = one.client.id
+            if "move" in end:
+                number += 1
+                other: Cohort = "channels" if backend == "legacy" else "legacy"
+                move.flip(memory, everyone=other == "channels", number=number)
+                memory.advance(1.5)
+                assert len(move.told(one)) == 1
+                if "change" in end:
+                    kept = shown(one, {"set": 9})
+                if "fails" in end:
+                    connect("state-screen", cookies=ANA, was=was, backend=other).close()
+                    memory.advance(5)
+                    assert one.closed == 1012
+                else:
+                    new = connect("state-screen", cookies=ANA, was=was, backend=other)
+                    assert shown(new) == kept
+                    one.close()
+                    was = new.client.id
+                    new.cut()
+                backend = other
+            elif end == "leave":
+                one.close(1000)
+                kept = None
+            elif end == "fail":
+                one.send("fail")
+                kept = None
+            else:
+                one.cut() if end == "cut" else one.close(4001)
 
 
 def test_where_redis_is_away_the_state_is_lost_and_the_connection_is_not(memory: InMemory) -> None:

@@ -213,3 +213,5 @@ def test_where_redis_hangs_the_state_is_lost_and_nothing_waits(
         assert said(staying)["op"] == "move"
         assert kept(staying) == 42
         wait_until(redis.ping)
+    for place in both:  # each process says so once, whoever it was that lost something
+        assert 1 <= place.log.read_text().count("connections lose their state") <= len(cluster.pids(place.name))
