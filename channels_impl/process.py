@@ -182,10 +182,12 @@ class Process:
 
     def _up(self) -> None:
         self._perform(self.hub.connected())
+        self.node.redis_back(time.monotonic())
         self._first_answer.set()
 
     def _down(self, _: BaseException) -> None:
         self.hub.disconnected()
+        self.node.redis_away()
         self._first_answer.set()
 
     def _confirmed(self, channel: str) -> None:

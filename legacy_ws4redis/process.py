@@ -178,11 +178,13 @@ class Process:
     def _up(self) -> None:
         with self.lock:
             self._perform(self.hub.connected())
+            self.node.redis_back(time.monotonic())
         self._first_answer.set()
 
     def _down(self, _: BaseException) -> None:
         with self.lock:
             self.hub.disconnected()
+            self.node.redis_away()
         self._first_answer.set()
 
     def _confirmed(self, channel: str) -> None:

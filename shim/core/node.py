@@ -100,12 +100,13 @@ class Node:
         self.connections: dict[str, Connection] = {}
         self._random = random
         self._admissions = TokenBucket(pace.admissions, pace.admission_burst, now)
-        self._leaving: dict[str, float] = {}  # connection id → the moment it goes
+        self._leaving: dict[str, float] = {}  # connection id → the moment it goes; inf: when Redis is back
         self._order: list[tuple[float, str]] = []  # heap of the same; entries not in `_leaving` are void
         self._waiting: deque[tuple[float, str]] = deque()  # of the same: their moment has come, a slot has not
         self._fleet = Fleet()
         self._fell_open = False
         self._rate = pace.moves  # of the last plan
+        self._is_cut_off = False  # Redis is away
         self.hurried = False
         self._flip_until = now
         self._stale_until = now
@@ -229,7 +230,8 @@ class Node:
         if self._fleet.is_open is not self._fell_open:
             self._fell_open = self._fleet.is_open
             if self._fell_open:
-                self._slow_down(now)
+                self._deal_again([id for moment, id in self._waiting if self._leaver(id, moment)], now)
+                self._waiting.clear()
         due: list[Due] = []
         while self._order and self._order[0][0] <= now:
             moment, id = heapq.heappop(self._order)
@@ -238,6 +240,9 @@ class Node:
                 continue
             if not self.draining and connection.state is not State.MOVING:
                 self._waiting.append((moment, id))
+                continue
+            if self._is_cut_off and not self.draining:
+                self._leaving[id] = inf
                 continue
             del self._leaving[id]
             if self.draining:
@@ -292,6 +297,21 @@ class Node:
         else:
             self._fleet.answered(round, rate, now)
 
+    def redis_away(self) -> None:
+        """Redis is away, and so no process lets anybody in (contract 2.1): nobody is cut off for a flip (7.3).
+
+        Who can be told is told, may try, and stays where it is as long as it likes.
+        """
+        self._is_cut_off = True
+
+    def redis_back(self, now: float) -> None:
+        """Redis is there again. Who should have gone meanwhile has a new turn, and is told again."""
+        self._is_cut_off = False
+        held = [id for id, moment in self._leaving.items() if moment == inf]
+        for id in held:
+            self.connections[id].stay()
+        self._deal_again(held, now)
+
     # Inside
 
     @property
@@ -316,17 +336,13 @@ class Node:
         for id, moment in zip(sorted(newcomers), free, strict=True):  # ids are random: who came first may go last
             self._let_go(id, moment)
 
-    def _slow_down(self, now: float) -> None:
-        """The gate has opened because Redis is away: those who waited there must not all go at once."""
-        late = {id: moment for id, moment in self._leaving.items() if moment <= now and not self._is_told(id)}
-        soon = [
-            moment
-            for id, moment in self._leaving.items()
-            if now < moment <= now + self.pace.move_most and not self._is_told(id)
-        ]
+    def _deal_again(self, late: Collection[str], now: float) -> None:
+        """Give a new moment to those who waited for something that is over: they must not all go at once."""
+        if not late or self.draining:
+            return
+        soon = [moment for moment in self._leaving.values() if now < moment <= now + self.pace.move_most]
         window = self._window(len(late) + len(soon))
         self._flip_until = max(self._flip_until, now + window)
-        self._waiting.clear()
         self._deal(late, [moment for moment in soon if moment <= now + window], window, now)
 
     def _moved(self, now: float) -> Iterator[Due]:
@@ -340,6 +356,9 @@ class Node:
                 self._waiting.popleft()
                 del self._leaving[id]
                 connection.stay()
+            elif self._is_cut_off and not connection.may_be_told:
+                self._waiting.popleft()
+                self._leaving[id] = inf
             elif connection.may_be_told and connection.state not in OPEN:
                 self._waiting.popleft()
                 self._let_go(id, now + JOIN_SECONDS)
@@ -355,10 +374,6 @@ class Node:
     def _leaver(self, id: str, moment: float) -> Connection | None:
         """The connection that an entry of `_order` or `_waiting` stands for, None where it is void."""
         return self.connections.get(id) if self._leaving.get(id) == moment else None
-
-    def _is_told(self, id: str) -> bool:
-        connection = self.connections.get(id)
-        return connection is not None and connection.state is State.MOVING
 
     def _is_elsewhere(self, connection: Connection) -> bool:
         cohort = self.flag.cohort(connection.subject)

@@ -193,10 +193,12 @@ class MemoryServer:
             if not self._is_cut and self.redis.is_up:
                 self._line = self.redis.line()
                 self._perform(self.hub.connected())
+                self.node.redis_back(self.clock())
                 return True
         elif self._line.ended is not None:
             self._line = None
             self.hub.disconnected()
+            self.node.redis_away()
             return True
         elif (said := self._line.hear()) is not NOTHING:
             self._hear(said)

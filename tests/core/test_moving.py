@@ -259,6 +259,87 @@ class TestNode:
         assert len(world.gone) == 10
 
 
+class TestRedisAway:
+    """No process lets anybody in then (contract 2.1), so nobody is cut off for a flip (7.3)."""
+
+    def test_who_is_told_meanwhile_stays_and_is_told_again_afterwards(self) -> None:
+        world = World()
+        world.turn(percent=0)
+        all = world.open(50)
+        world.node.redis_away()
+        world.turn(everyone=True)
+        world.run(60.0)
+        assert world.gone == {}
+        assert all_told(world, 1)
+        world.node.redis_back(world.now)
+        assert {each.state for each in all} == {State.LIVE}
+        world.run(1.1)
+        assert all_told(world, 2)
+        world.run(4.1)
+        assert {code for _, code in world.gone.values()} == {1012}
+        assert len(world.gone) == 50
+
+    def test_who_was_told_before_has_its_time_when_redis_is_back_in_time(self) -> None:
+        world = World()
+        world.turn(percent=0)
+        (made,) = world.open()
+        world.turn(everyone=True)
+        world.run(1.1)
+        world.node.redis_away()
+        world.run(1.0)
+        world.node.redis_back(world.now)
+        world.run(10.0)
+        assert len(world.told[made.id]) == 1
+        assert world.gone[made.id][0] - world.told[made.id][0] == pytest.approx(4.0, abs=0.11)
+
+    def test_who_cannot_be_told_is_closed_afterwards_and_not_all_at_once(self) -> None:
+        world = World(alone(moves=100.0))
+        world.turn(percent=0)
+        world.open(300, protocol=Protocol.RAW, joined=False)
+        world.node.redis_away()
+        world.turn(everyone=True)
+        world.run(30.0)
+        assert world.gone == {}
+        world.node.redis_back(world.now)
+        began = world.now
+        world.run(3.1, step=0.01)
+        moments = sorted(moment - began for moment, _ in world.gone.values())
+        assert len(moments) == 300
+        for second in range(3):
+            assert sum(second <= moment < second + 1 for moment in moments) <= 103
+
+    def test_the_flag_turned_back_meanwhile_lets_all_stay(self) -> None:
+        world = World()
+        world.turn(percent=0)
+        all = [*world.open(10), *world.open(10, protocol=Protocol.RAW, joined=False)]
+        world.node.redis_away()
+        world.turn(everyone=True)
+        world.run(10.0)
+        world.turn(everyone=False)
+        world.node.redis_back(world.now)
+        world.run(60.0)
+        assert world.gone == {}
+        assert State.MOVING not in {each.state for each in all}
+
+    def test_a_process_that_stops_does_so_all_the_same(self) -> None:
+        # contract 9.1
+        world = World(alone(drain=2.0))
+        world.turn(percent=0)
+        world.open(10)
+        world.open(10, protocol=Protocol.RAW, joined=False)
+        world.node.redis_away()
+        world.turn(everyone=True)
+        world.run(10.0)
+        world.node.drain(world.now)
+        world.node.redis_back(world.now)
+        world.run(2.1)
+        assert len(world.gone) == 20
+
+
+def all_told(world: World, times: int) -> bool:
+    return {len(told) for told in world.told.values()} == {times}
+
+
 class TestStaleAnswers:
     """A v1 client that asked where to go before a flip, and connected after it."""
 

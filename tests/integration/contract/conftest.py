@@ -34,7 +34,10 @@ def redis_config() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def strained(tmp_path_factory: pytest.TempPathFactory, redis_config: dict[str, str]) -> Iterator[Cluster]:
     """Servers of a module's own, which it may break; patience is short there (contract 7.1)."""
-    env = {"CONTRACT_LIMITS": '{"heartbeat": 2.0, "answer": 1.9, "hello": 4.0}'}
+    env = {
+        "CONTRACT_LIMITS": '{"heartbeat": 2.0, "answer": 1.9, "hello": 4.0}',
+        "CONTRACT_PACE": '{"move_within": 1.0}',
+    }
     with Cluster(tmp_path_factory.mktemp("strained"), free_ports(16), env, redis_config) as strained:
         settings = {"REALTIME_REDIS_URL": strained.redis_url, "REALTIME_PREFIX": strained.stack.env["REALTIME_PREFIX"]}
         with override_settings(**settings):

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from websockets.sync.client import ClientConnection
 
 from shim import Group, History, RealtimeUnavailable, User, realtime
 from tests.integration.contract.cluster import MAIN, PATIENCE, Cluster, Place, wait_until
 from tests.integration.contract.listening import listeners
-from tests.integration.contract.wire import TEXT, V1, Wire, end_of, frame, opened, refused
+from tests.integration.contract.wire import TEXT, V1, Wire, end_of, frame, opened, raw, refused, said, v1
 
 pytestmark = pytest.mark.servers
 
@@ -232,3 +233,47 @@ def test_a_worker_is_killed(place: Place, strained: Cluster, name: str) -> None:
         with opened(place.url(listen=[])) as websocket:
             websocket.send('{"do":"echo","value":"a new one"}')
             assert websocket.recv(PATIENCE) == "a new one"
+
+
+# 8.5, 7.3: a flip while Redis is away
+
+
+def test_a_flip_while_redis_is_away_cuts_nobody_off(both: list[Place], strained: Cluster) -> None:
+    # Nobody would be let in anywhere (2.1): clients are told, may try, and are moved when Redis is back.
+    legacy, channels = both
+    valkey = strained.stack.valkey
+    assert valkey is not None
+    with raw(legacy, listen=[]) as one, v1(legacy, listen=[]) as (other, _):
+        valkey.stop()
+        try:
+            channels.ask("flag", None, everyone=True, silent=True)
+            assert moved_to(other) == "channels"  # found in the database (8.2)
+            assert refused(channels).status == 503
+            with pytest.raises(TimeoutError):
+                one.recv(1.5)  # `other` has a second to leave (`move_within`), and cannot
+            for websocket in (one, other):
+                assert is_here(websocket)
+        finally:
+            valkey.start()
+        try:
+            assert moved_to(other) == "channels"
+            assert end_of(other) == end_of(one) == (1012, "moved: reconnect")
+        finally:
+            wait_until(partial(_opens, channels), what="nobody gets in again")
+            channels.ask("flag", None)
+
+
+def is_here(websocket: ClientConnection) -> bool:
+    """It answers."""
+    if websocket.subprotocol is None:
+        websocket.send('{"do":"echo","value":"here"}')
+        return websocket.recv(PATIENCE) == "here"
+    websocket.send('{"op":"send","id":1,"data":{"do":"echo","value":"here"}}')
+    return {said(websocket)["op"], said(websocket)["op"]} == {"ack", "msg"}
+
+
+def moved_to(websocket: ClientConnection) -> str:
+    """Where it is told to go, next."""
+    while (frame := said(websocket))["op"] != "move":
+        pass
+    return str(frame["backend"])
