@@ -90,7 +90,8 @@ def reply_to(handshake: Handshake, visitor: Connection, node: Node, conf: Conf) 
         return Reply(headers)
     who, most = subject.key, QUICK_MOVES
     if who is None:
-        who, most = f"address:{handshake.headers.get('x-forwarded-for', '')}", QUICK_MOVES_OF_AN_ADDRESS
+        address = handshake.headers.get("x-forwarded-for") or handshake.client
+        who, most = f"address:{address}", QUICK_MOVES_OF_AN_ADDRESS
     return Reply(headers, tally_command(conf.prefix, f"{node.flag.version} {home} {who}", TALLY_SECONDS), most)
 
 
