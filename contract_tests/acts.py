@@ -19,6 +19,7 @@ from contract_tests.link import Ending, Link, Topic
 from contract_tests.machine import noted
 from contract_tests.model import DIRECT, Broken, Item, Said, Unheard
 from contract_tests.outages import YES, Violence
+from contract_tests.tour import NAMES
 from shim import History, RealtimeUnavailable, realtime
 from shim.conf import conf
 
@@ -32,7 +33,6 @@ HEARTBEAT: Final = "--heartbeat--"
 LATE: Final = 3.0
 """Seconds that a busy machine may add to a time-out."""
 
-_NAMES: Final = ("a:b", "{*}\n", "É\0")
 _VALUES: Final = ("one", b"\xff", {"three": [None]}, "", "--", 6)
 _HISTORIES: Final = (None, None, (2, 300.0), (0, 300.0))
 _WARM_UP: Final = 8  # messages before the first act
@@ -102,7 +102,8 @@ class Acts(Violence):
         topics = _heard(there)
         open_ones = [link for link in self.life.links if link.closed is None]
         gone = [link for link in self.life.links if link.closed is not None]
-        self.life.must_end_all(open_ones, replace(Ending.by(1012, "9.1", early=True), untold=True), gone=gone)
+        stop = replace(Ending.by(1012, "9.1", early=True), moves=False, untold=True)
+        self.life.must_end_all(open_ones, stop, gone=gone)
         self.driver.stop_servers()
         for topic in topics:
             self.life.publish([(topic, "while they stop")])
@@ -277,8 +278,6 @@ def play(driver: Driver, machine: Callable[[], Acts], seed: int) -> None:
         driver.stop_servers()
         driver.start_servers({})
     hurt: list[Callable[[Acts], None]] = [
-        lambda state: state.stop_reading(who=4, place=0, v1=True, dice=YES),
-        lambda state: state.stop_reading(who=0, place=1, v1=False, dice=YES),
         lambda state: state.kill(pick=0, dice=YES),
     ]
     if driver.can_stop_redis:
@@ -298,7 +297,7 @@ def play(driver: Driver, machine: Callable[[], Acts], seed: int) -> None:
 def _live(state: Acts, chance: Random, program: Sequence[Callable[[Acts], None]]) -> None:
     try:
         crowd = [(who, chance.randrange(2), chance.random() < 0.5, chance.randrange(4)) for who in range(5)]
-        state.begin(names=list(_NAMES), crowd=crowd)
+        state.begin(names=list(NAMES), crowd=crowd)
         for act in program:
             for _ in range(_WARM_UP):
                 kept, how = chance.choice(_HISTORIES), chance.choice(["sync", "async", "many", "amany"])

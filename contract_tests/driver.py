@@ -78,7 +78,8 @@ class Driver:
         margin: seconds by which `now` and the clock that history expires by may differ.
         notes: what the servers wrote down. held: how often each clause was looked at and held.
         overrides: settings that servers run with beside their own.
-        lives, steps: so many have begun. failure: the last that was found. on_life: called at the end of each.
+        lives, steps: so many have begun. least: steps of a life that counts. examples: so many of those have ended.
+        failure: the last that was found. on_life: called at the end of each.
         shaken_until: see `Life.shaken`.
     """
 
@@ -94,6 +95,8 @@ class Driver:
     notes: Notes
     held: Counter[str] = field(default_factory=Counter)
     lives: int = 0
+    least: int = 1
+    examples: int = 0
     steps: int = 0
     shaken_until: float = 0.0
     failure: Failure | None = None

@@ -272,7 +272,6 @@ class Life:
         match how:
             case "clean":
                 told = 1005 if code is None else code
-                link.left = True
                 codes = frozenset({told, *ended_otherwise})
                 link.ending = Ending(codes, "6.4", codes)
                 link.client.leave(code)

@@ -33,7 +33,8 @@ class Ending:
         codes: of the close frame; None is an end without one. clause: what else would be broken.
         told: codes that `disconnected` may be told; None: it need not run (kill -9, contract 6.4).
         must: it ends now; otherwise it may, at any time. early: what was expected before need not come.
-        untold: a v1 client need not be told to move before, because its server stops (contract 9.1).
+        moves: it is a move: a v1 client that was told has time. untold: a v1 client need not be told to move before,
+        because its server stops (contract 9.1).
     """
 
     codes: frozenset[int | None]
@@ -41,12 +42,13 @@ class Ending:
     told: frozenset[int] | None = None
     must: bool = True
     early: bool = False
+    moves: bool = False
     untold: bool = False
 
     @classmethod
     def by(cls, code: int, clause: str, *, must: bool = True, early: bool = False) -> "Ending":
         """The server closes with a code."""
-        return cls(frozenset({code}), clause, frozenset({code}), must, early)
+        return cls(frozenset({code}), clause, frozenset({code}), must, early, moves=code == 1012)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +60,7 @@ class Link:
         unseen: what the client read and nobody has judged yet. closed: how it ended.
         id: the server's name for it. own: whose messages are its own: its id, and that of the one that it continues.
         echo: it gets its own messages, too (contract 6.5).
-        told_move: the server said `move`. left: it has said goodbye.
+        told_move: the server said `move`.
         reads: False while it has stopped reading. history: the last that it got.
     """
 
@@ -79,7 +81,6 @@ class Link:
     ending: Ending | None = None
     closed: Seen | None = None
     told_move: bool = False
-    left: bool = False
     reads: bool = True
     history: deque[Seen] = field(default_factory=lambda: deque(maxlen=8))
 
@@ -108,7 +109,7 @@ class Link:
         if self.closed is not None or not self.reads:
             return True
         if self.ending is not None and self.ending.must:
-            return self.told_move and not self.left
+            return self.ending.moves and self.told_move
         return self.allowed.is_done
 
     def __str__(self) -> str:

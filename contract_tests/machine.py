@@ -27,13 +27,21 @@ HOW: Final = st.sampled_from(["sync", "async", "many", "amany"])
 MOST_LINKS: Final = 8
 _BIG: Final = 100_000  # characters; more takes a while, and needs chance's consent
 
+STEPS: Final[set[str]] = set()
+"""The rules of all machines whose modules were imported."""
+
 type Messages = Sequence[tuple[int, Any]]
 
 
 def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
     """A rule that is written down before it is carried out, so that a failure can be shown whatever Hypothesis does."""
     decorate: Callable[[Any], Any] = rule(**arguments)  # type: ignore[call-overload]  # its overloads are for bundles
-    return lambda function: decorate(noted(function))
+
+    def made(function: Any) -> Any:
+        STEPS.add(function.__name__)
+        return decorate(noted(function))
+
+    return made
 
 
 def noted(function: Callable[..., None]) -> Callable[..., None]:
@@ -78,6 +86,7 @@ class Basics(RuleBasedStateMachine):
             raise
         finally:
             self.driver.steps += len(self.program)
+            self.driver.examples += len(self.program) >= self.driver.least
             self.life.abandon()
             self.driver.on_life()
 

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from contract_tests.drivers import DRIVERS
 from contract_tests.running import RunningServers
 
+LONG: Final = 20  # steps; Hypothesis makes some lives shorter, which do not count as examples
 ROUND: Final = 200  # examples of one search: longer ones repeat themselves, and remember too much
 TOLD_EVERY: Final = 0.2  # seconds
 
@@ -27,7 +29,7 @@ class Order:
     """What is to be done.
 
     Attributes:
-        driver: its name. examples, steps: so many lives of so many steps. seed: what chance begins with.
+        driver: its name. examples, steps: so many lives of so many steps (`LONG` will do). seed: of chance.
         acts: so often what takes seconds is done, see `contract_tests.acts`.
         directory: for servers' files. database: of examples that failed, to begin with; None remembers nothing.
         redis_url: None starts a Valkey. running: on servers that run already: see `contract_tests.running`.
@@ -56,25 +58,30 @@ def run(order: Order) -> bool:
         from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415
         from contract_tests.model import Broken  # noqa: PLC0415
         from contract_tests.replay import test_of  # noqa: PLC0415
+        from contract_tests.tour import go  # noqa: PLC0415
 
         driver = driver_on(order.driver, servers)
         teller = _Teller()
-        driver.on_life = lambda: teller.progress(driver.lives, driver.steps)
+        driver.on_life = lambda: teller.progress(driver.examples, driver.steps)
+        driver.least = min(LONG, order.steps)
         machine = machine_for(driver)
+        steady = [partial(go, machine)]
+        if servers.are_ours:
+            steady += [partial(play, driver, machine, order.seed + number) for number in range(order.acts)]
         number = 0
-        while driver.lives < order.examples and not driver.has_failed:
+        while driver.examples < order.examples >= number and not driver.has_failed:
             seed(order.seed + number)(machine)
             try:
                 with with_reporter(_nothing):
-                    run_state_machine_as_test(machine, settings=_settings(order, order.examples - driver.lives))
+                    run_state_machine_as_test(machine, settings=_settings(order, order.examples - driver.examples))
             except Exception:
                 if not driver.has_failed:
                     raise
             number += 1
-        for number in range(order.acts if servers.are_ours else 0):
+        for each in steady:
             if not driver.has_failed:
                 try:
-                    play(driver, machine, order.seed + number)
+                    each()
                 except Exception:
                     if not driver.has_failed:
                         raise
@@ -88,7 +95,7 @@ def run(order: Order) -> bool:
                     "logs": str(servers.directory),
                 }
             )
-        teller.say(lives=driver.lives, steps=driver.steps)
+        teller.say(lives=driver.examples, steps=driver.steps)
         teller.say(done={"held": dict(driver.held)})
         return driver.failure is None
 
