@@ -17,7 +17,7 @@ from uvicorn_worker import UvicornWorker
 from channels_impl.process import GOODBYE_SECONDS, process
 from channels_impl.uvicorn_protocol import RealtimeProtocol
 from shim.conf import conf
-from shim.core.connection import Limits
+from shim.core.limits import Limits
 from shim.core.protocol import frame_limit
 
 MARGIN_SECONDS: Final = 2.0

@@ -21,9 +21,9 @@ from django.dispatch import receiver
 from shim.bus.commands import Commands
 from shim.bus.endpoint import Endpoint
 from shim.core.cohorts import CHANNELS, LEGACY, Cohort
-from shim.core.connection import Limits
 from shim.core.errors import shown
 from shim.core.history import History
+from shim.core.limits import Limits
 from shim.core.message import MAX_MESSAGE_BYTES
 from shim.core.node import Pace
 from shim.core.wires import RealtimeWire, Sent, Wire, Ws4redisWire

@@ -22,8 +22,9 @@ from shim.backends import backend
 from shim.conf import Conf, conf
 from shim.core.cohorts import CHANNELS, LEGACY
 from shim.core.connection import Connection as CoreConnection
-from shim.core.connection import Elsewhere, TextHeartbeat
+from shim.core.connection import Elsewhere
 from shim.core.errors import RealtimeUnavailable, shown
+from shim.core.limits import TextHeartbeat
 from shim.core.member import Sink
 from shim.core.names import Topic
 from shim.core.node import Node, Refusal

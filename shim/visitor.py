@@ -12,8 +12,8 @@ from django.contrib.auth import get_user
 from django.http import QueryDict
 
 from shim.core.cohorts import Subject
-from shim.core.connection import TextHeartbeat
 from shim.core.kept import Kept
+from shim.core.limits import TextHeartbeat
 from shim.core.message import Message
 from shim.core.names import Audience, Everyone, Group, Session, Topic, User
 from shim.core.protocol import SUBPROTOCOL, Frame, Protocol, direct_frame

@@ -16,8 +16,8 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from shim.conf import conf
-from shim.core.connection import TextHeartbeat
 from shim.core.errors import InvalidAudience, shown
+from shim.core.limits import TextHeartbeat
 from shim.core.message import Message
 from shim.core.names import Audience, Everyone, Topic
 from shim.door import Handshake, request_of

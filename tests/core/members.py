@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from shim.core.cohorts import Subject
-from shim.core.connection import Connection, Limits
+from shim.core.connection import Connection
+from shim.core.limits import Limits
 from shim.core.names import Everyone, Topic
 from shim.core.node import Pace
 from shim.core.protocol import Frame, Protocol

@@ -16,11 +16,10 @@ from shim.core.connection import (
     End,
     Handle,
     Join,
-    Limits,
     Ping,
     State,
-    TextHeartbeat,
 )
+from shim.core.limits import Limits, TextHeartbeat
 from shim.core.message import Kind, Message
 from shim.core.protocol import TEXT_HEARTBEAT, Protocol, frame_limit
 from shim.core.wire import Position

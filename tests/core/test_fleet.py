@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from shim.bus.memory_redis import MemoryRedis
 from shim.bus.moves import announce_command, round_from
 from shim.core.cohorts import LEGACY, FlagState, Snapshot, Subject
-from shim.core.connection import Connection, End, Limits, State
+from shim.core.connection import Connection, End, State
 from shim.core.fleet import PATIENCE_SECONDS, RETRY_SECONDS, ROUND_SECONDS, Fleet, Round, dealt, slots
+from shim.core.limits import Limits
 from shim.core.node import Node, Pace
 from shim.core.pacing import TokenBucket
 from shim.core.protocol import Protocol

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from shim.core.cohorts import CHANNELS, LEGACY, FlagState, Snapshot, Subject
-from shim.core.connection import Connection, Elsewhere, End, Handle, Limits, State
+from shim.core.connection import Connection, Elsewhere, End, Handle, State
+from shim.core.limits import Limits
 from shim.core.node import JOIN_SECONDS, Node, Pace
 from shim.core.protocol import Protocol
 from tests.core.members import Sink, alone, connection, live

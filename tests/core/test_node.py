@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.core.cohorts import CHANNELS, LEGACY, FlagState, Snapshot, Subject
-from shim.core.connection import Connection, End, Limits, State
+from shim.core.connection import Connection, End, State
 from shim.core.errors import WireError
+from shim.core.limits import Limits
 from shim.core.names import Everyone, Group, Topic, User, control_channel
 from shim.core.node import BRISK_SECONDS, TICK_SECONDS, Node, Pace
 from shim.core.pacing import TokenBucket

@@ -17,11 +17,12 @@ from channels_impl.worker import RealtimeWorker
 from shim import conf as conf_module
 from shim.core import connection, protocol
 from shim.core.cohorts import MAX_LISTED
-from shim.core.connection import TRANSITIONS, Limits, State
+from shim.core.connection import TRANSITIONS, State
 from shim.core.feed import PENDING_BYTES
 from shim.core.fleet import PATIENCE_SECONDS
 from shim.core.history import MAX_SIZE, MAX_TTL, History
 from shim.core.hub import CHECK_CALLS
+from shim.core.limits import Limits
 from shim.core.message import MAX_MESSAGE_BYTES, Kind
 from shim.core.names import MAX_NAME_BYTES
 from shim.core.node import Pace

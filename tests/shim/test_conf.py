@@ -8,7 +8,7 @@ import pytest
 from django.test import override_settings
 
 from shim.conf import _LIMITS, _PACE, DEFAULTS, conf, read
-from shim.core.connection import Limits
+from shim.core.limits import Limits
 from shim.core.node import Pace
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/reference/settings.md").read_text()
