@@ -29,6 +29,7 @@ STATE_SECONDS: Final = 300.0
 BATCH: Final = 256
 """Most connections whose states go to Redis in one round trip."""
 
+_UNLIMITED: Final = 2**63
 _LEFT_FOR_GOOD: Final = frozenset({1000, 1002, 1003, 1007, 1008, 1009})
 
 
@@ -84,7 +85,7 @@ class Kept:
         Raises:
             InvalidPayload: JSON cannot carry it, or it is over 4 KiB; nothing has changed.
         """
-        body = None if value is None else Message(Kind.JSON, value).body()
+        body = None if value is None else Message(Kind.JSON, value).body(_UNLIMITED)  # its own limit says what to do
         if body is not None and len(body) > MAX_STATE_BYTES:
             raise InvalidPayload(
                 f"a connection's state is at most {MAX_STATE_BYTES} bytes of JSON, not {len(body)}: "

@@ -132,6 +132,8 @@ class TestValue:
         connection.state = "x" * (MAX_STATE_BYTES - 2)
         with pytest.raises(InvalidPayload, match=r"at most 4096 bytes of JSON, not 4097: .*'xxx.*… \(4095 long\)"):
             connection.state = "x" * (MAX_STATE_BYTES - 1)
+        with pytest.raises(InvalidPayload, match="at most 4096 bytes of JSON, not 2000002"):
+            connection.state = "x" * 2_000_000
         connection.state = None
         assert connection.state is None
 
