@@ -24,6 +24,7 @@ help: ## this list
 #: BACKENDS   legacy, channels, mixed, memory, with commas between; default: all (contract)
 #: REPORT     the page that the run writes; default: var/contract.html (contract)
 #: SEED       what chance begins with; a run says which it took (contract)
+#: MUTANTS    0: none; 1: all; or names with commas between; default: all but for quick (contract)
 #: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
 #: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
 #: REDIS      valkey, redis: the embedded one, Debian's redis-server; default: both (matrix)
