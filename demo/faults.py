@@ -13,11 +13,13 @@ from shim.bus.embedded import EmbeddedValkey
 
 AWAY: Final = 1.0  # seconds that Redis is gone
 SAVING: Final = 5.0  # seconds that it may take to end when it is told to
+PATIENCE: Final = 20.0  # seconds for a worker to answer
 GRACE: Final = 5.0  # seconds after a fault in which a request or a publish may still fail for it
 
-# What is acknowledged is on disk, so a restart loses nothing. With `everysec`, or with snapshots alone, what the last
-# seconds brought may be missing after a crash: those who have not got it by then are told so, `gap` (contract 7.4).
-REDIS_THAT_KEEPS: Final = {"appendonly": "yes", "appendfsync": "always"}
+# Nothing that was acknowledged is lost with the process: the kernel has it by then, and writes it in its own time. With
+# snapshots alone, or where the machine itself goes down, a restart can lose what the last seconds brought (`always`
+# is for that); those who have not got it by then are told so, `gap` (contract 7.4).
+REDIS_THAT_KEEPS: Final = {"appendonly": "yes", "appendfsync": "no"}
 
 
 async def strike(stack: Stack, fault: Fault) -> None:
@@ -34,17 +36,24 @@ async def strike(stack: Stack, fault: Fault) -> None:
 
 def _kill(stack: Stack, fault: Fault, backend: str) -> None:
     """Kill one worker; its master starts another, and the others serve meanwhile."""
-    victim = stack.health(backend)["pid"]
+    victim = _worker(stack, backend)
     fault.at = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    deadline = fault.at + GRACE
-    while time.monotonic() < deadline:
-        try:
-            stack.health(backend)
-        except (OSError, http.client.HTTPException, ValueError):
-            continue  # it was accepted by the one that is gone
-        break
+    _worker(stack, backend)
     fault.until = time.monotonic()
+
+
+def _worker(stack: Stack, backend: str) -> int:
+    """The process of whichever worker answers; who asks one that is just being killed, or a busy one, asks again."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            pid: int = stack.health(backend)["pid"]
+        except (OSError, http.client.HTTPException, ValueError):
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return pid
 
 
 async def _restart(valkey: EmbeddedValkey, fault: Fault, act: Restart) -> None:

@@ -31,7 +31,7 @@ A_SECOND: Final = 20.0  # things that people do, and as many messages of the pub
 DELIVERIES: Final = 4_000  # so that a crowd is kept busy by what it does, not by what it hears
 LEAST_SECONDS: Final = 8
 LEAST_SECONDS_WITH_FAULTS: Final = 15
-OPERATOR_PATIENCE: Final = 5.0  # seconds; what one worker takes to its grave is asked of the next
+OPERATOR_PATIENCE: Final = 20.0  # seconds; what one worker takes to its grave is asked of the next
 MOVE_TIMEOUT: Final = 75.0  # seconds for everybody to be back; a late arrival at the wrong backend stays a minute
 SETTLE_TIMEOUT: Final = 20.0  # seconds for the last message to have come to everybody
 RAW_SETTLE_TIMEOUT: Final = 2.0  # raw clients may have lost some for good, so this one usually passes
@@ -179,9 +179,9 @@ class Show:
             try:
                 await asyncio.to_thread(browser.post, "/flag/set", percent=percent)
                 break
-            except (Answered, OSError, http.client.HTTPException):
+            except (Answered, OSError, http.client.HTTPException) as error:
                 if not self._faults or time.monotonic() > flip.at + OPERATOR_PATIENCE:
-                    raise
+                    raise StackError(f"The flag could not be turned to {percent} %: {error}") from None
         self._percent = percent
         if is_last:
             endpoint = f"{self._stack.http[LEGACY]}/realtime/endpoint"
@@ -263,8 +263,8 @@ class Show:
         }
         if self._faults:
             fields |= {
-                "killed": sum(isinstance(fault.act, Kill) for fault in faults),
-                "redis_restarted": sum(isinstance(fault.act, Restart) for fault in faults),
+                "killed": sum(isinstance(fault.act, Kill) and fault.until is not None for fault in faults),
+                "redis_restarted": sum(isinstance(fault.act, Restart) and fault.until is not None for fault in faults),
                 "cut": sum(sum(fault.cut.values()) for fault in faults),
                 "refused": sum(fault.refused for fault in faults),
                 "gaps": gaps,

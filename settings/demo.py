@@ -35,5 +35,6 @@ REALTIME_PACE = {
     "drain": 1.0,  # nobody waits for ten seconds after Ctrl-C
     "fleet_moves": 60.0,  # servers, clients and Redis share one machine (docs/explanation/pacing.md)
 }
+REALTIME_HISTORY_SIZE = 1_000  # who is away for a minute while much is said gets all of it all the same
 if not os.environ.get("DJANGO_DATABASE"):
     DATABASES["default"]["NAME"] = VAR_DIR / "demo.sqlite3"

@@ -66,10 +66,14 @@ def main() -> int:
 def _line(backend: str, seen: Outcome, bound: int) -> str:
     return (
         f"{backend}: {seen.closed} closed with 4001; the others missed {seen.missed} messages, {seen.lost} of them "
-        f"were lost; the last had a message after {seen.quiet_ms} ms quiet, {seen.stalled_ms} ms meanwhile, {seen.worst_ms} "
-        f"ms at most; {seen.before / 1_048_576:.0f} MiB, and {seen.grown / 1_048_576:+.1f} MiB meanwhile (allowed: "
-        f"{bound / 1_048_576:.0f})"
+        f"were lost; the last had a message after {seen.quiet_ms} ms quiet, {seen.stalled_ms} ms meanwhile, "
+        f"{seen.worst_ms} ms at most; {_mib(seen.before)} MiB, and {_mib(seen.grown)} MiB more meanwhile "
+        f"(allowed: {_mib(bound)})"
     )
+
+
+def _mib(size: int) -> int:
+    return round(size / 1_048_576)
 
 
 def _allow_sockets(n: int) -> None:
