@@ -96,15 +96,15 @@ class Fleet:
             timeout=60,
         )
 
-    def client(self, base: str, *, v1: bool = False, query: str = "", facility: str = "chat") -> "Client":
+    def client(self, base: str, *, v1: bool = False, query: str = "", facility: str = "chat") -> "Socket":
         """A client that is signed in as `ana`; on the old server it asks for all that ours gives by itself."""
-        return Client(base + facility, query=query or EVERYTHING, session=self.session_key, v1=v1)
+        return Socket(base + facility, query=query or EVERYTHING, session=self.session_key, v1=v1)
 
 
 EVERYTHING: Final = "subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
 
 
-class Client:
+class Socket:
     """One WebSocket, read by a thread of its own; a context manager.
 
     Attributes:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -17,11 +18,12 @@ from django.test import override_settings
 from legacy_ws4redis.publisher import RedisPublisher
 from legacy_ws4redis.redis_store import RedisMessage
 from shim import Everyone, Group, History, Session, User, realtime
+from shim.client import Client, Gap, Moving, ProtocolError
 from shim.core.names import Audience
 from tests.js.bundle import BUNDLE
 from tests.js.chromium import Chromium
 from tests.js.tools import CHROMIUM
-from tests.mixed.fleet import PREFIX, Client, Fleet, wait_until
+from tests.mixed.fleet import PREFIX, Fleet, Socket, wait_until
 from tests.mixed.old import CannotBeHad, environment
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]  # the environment may have to be made first
@@ -59,7 +61,7 @@ def on_redis(fleet: Fleet) -> Iterator[Any]:
         client.delete(*client.keys(f"{PREFIX}:*"), "nothing")
 
 
-def everybody(fleet: Fleet, stack: ExitStack) -> dict[str, Client]:
+def everybody(fleet: Fleet, stack: ExitStack) -> dict[str, Socket]:
     """A client of each kind, at each kind of server."""
     servers = {"old": fleet.old.ws, **fleet.new.ws}
     kinds = [(name, v1) for name in servers for v1 in (False, True) if not (v1 and name == "old")]
@@ -101,7 +103,7 @@ def publish_async(fleet: Fleet, texts: Mapping[str, list[str]]) -> None:
     asyncio.run(publish())
 
 
-def until_all_have(fleet: Fleet, clients: Mapping[str, Client], count: int) -> None:
+def until_all_have(fleet: Fleet, clients: Mapping[str, Socket], count: int) -> None:
     """Wait for so many messages at each client.
 
     The old server hands on one message each time that its socket to Redis has something to read. What came together
@@ -117,7 +119,7 @@ def until_all_have(fleet: Fleet, clients: Mapping[str, Client], count: int) -> N
     wait_until(is_complete, f"{ {name: len(news(client)) for name, client in clients.items()} } of {count} came")
 
 
-def news(client: Client) -> list[str]:
+def news(client: Socket) -> list[str]:
     return [text for text in client.texts if text != NUDGE]
 
 
@@ -236,6 +238,29 @@ def flip(fleet: Fleet, flag: str, *, here: str, there: str) -> None:
         fleet.old.publish(flag, expire=0, broadcast=True)
         wait_until(lambda: all(client.texts == [flag] for client in (*moved, old)), f"{[c.texts for c in moved]}")
         assert [client.code for client in (*moved, old)] == [None] * 3  # the old server's clients stay where they are
+
+
+def is_at(backend: str, client: Client) -> bool:
+    return client.connected and client.backend == backend
+
+
+def test_our_own_client_finds_its_way_without_positions(fleet: Fleet, on_redis: Any) -> None:
+    events: list[Any] = []
+    with Client(
+        f"{fleet.new.http['legacy']}/realtime/endpoint",
+        facility="chat",
+        cookies={"sessionid": fleet.session_key},
+        on_event=events.append,
+    ) as client:
+        for flag, backend in (("--everyone", "channels"), ("--deactivate", "legacy")):
+            fleet.flag(flag)
+            client.wait_until(partial(is_at, backend), 20)
+            fleet.old.publish(flag, expire=0, users=["ana"])
+            received = client.receive(timeout=10)
+            assert (received.value, received.position, received.topic) == (flag, None, "user")
+        assert client.positions == {}
+        assert (client.counters.gaps, client.counters.holes, client.counters.duplicates_dropped) == (0, 0, 0)
+        assert not [each for each in events if isinstance(each, (Gap, Moving, ProtocolError))]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there: no page has met an old process")
