@@ -23,6 +23,20 @@ _PUBLISHED: Final = Edit(
 
 BUS: Final = (
     Mutant(
+        "publish-pretends",
+        "bus",
+        "a publish that Redis does not answer looks as if it had been sent",
+        ("legacy",),
+        (
+            Edit(
+                "shim.bus.sync:SyncBus._carry",
+                "raise self.endpoint.unavailable(what, error, self.timeout) from error",
+                'return _mutated(cast("T", None))',
+            ),
+        ),
+        (ONE_OF_EACH, publish(), step("redis_goes", how="silent")),
+    ),
+    Mutant(
         "history-one-longer",
         "bus",
         "a topic keeps one message more than it should",

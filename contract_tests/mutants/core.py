@@ -232,6 +232,36 @@ CORE: Final = (
         ),
         (begin(*[(NOBODY, False)] * 4, *[(NOBODY, True)] * 4), *[step("leave", pick=4, how="clean", code=1000)] * 4),
     ),
+    # The echo rule (contract 6.5)
+    Mutant(
+        "echo-rule-ignored",
+        "core",
+        "a sender gets its own message back, whatever its facility says",
+        ("channels",),
+        (Edit(_FEED + "_hand_on", "if record.origin not in member.own:", "if _mutated():"),),
+        (ONE_OF_EACH, step("publish_for", pick=0, to=1, values=["x"], kept=None, how="sync")),
+    ),
+    Mutant(
+        "echo-by-equality",
+        "core",
+        "a sender gets nothing that equals its own message, from whomever",
+        ("legacy",),
+        (
+            Edit(
+                _FEED + "_hand_on",
+                "if record.origin not in member.own:",
+                "if record.origin in member.own:\n"
+                '                        vars(member).setdefault("said", set()).add(_mutated(record.body))\n'
+                '                    if not member.own or record.body not in vars(member).get("said", ()):',
+            ),
+            Edit(
+                "shim.core.feed:_frame",
+                "not in member.own:",
+                'not in member.own and delivery.record.body not in vars(member).get("said", ()):',
+            ),
+        ),
+        (ONE_OF_EACH, step("publish_for", pick=0, to=1, values=["x"], kept=None, how="sync")),
+    ),
     # The past (contract 5)
     Mutant(
         "epoch-ignored-on-resume",

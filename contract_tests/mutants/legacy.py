@@ -163,6 +163,14 @@ LEGACY: Final = (
         (ONE_OF_EACH, step("stop_reading", who=BEN, place=0, v1=False, dice=37)),
     ),
     Mutant(
+        "legacy-stops-at-once",
+        "legacy",
+        "a process that stops sends nobody away before",
+        ("legacy",),
+        (Edit("legacy_ws4redis.process:Process.drain", "self.node.drain(now)", "_mutated(now)"),),
+        (ONE_OF_EACH, step("servers_stop", settings={})),
+    ),
+    Mutant(
         "legacy-batch-counts",
         "legacy",
         "history after a resume is cut at the backlog limit",

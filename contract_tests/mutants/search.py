@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from contract_tests.app.notes import Notes
 from contract_tests.driver import Driver
 from contract_tests.drivers import DRIVERS
 from contract_tests.machine import Basics
@@ -31,7 +30,7 @@ def search(order: Order, servers: ContractServers) -> dict[str, Any]:
         `clause` and `text` of what broke (no clause: the suite itself failed), `lives` and `steps`,
         `program`: the life that failed, as a test.
     """
-    driver = _hasty(DRIVERS[order.driver])(servers, Notes(servers.notes))
+    driver = _hasty(DRIVERS[order.driver])(servers, servers.notebook)
     driver.begin()
     machine = machine_for(driver)
     for start in order.starts():
