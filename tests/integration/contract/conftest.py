@@ -2,12 +2,16 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from django.test import override_settings
+from websockets.exceptions import ConnectionClosed
 
-from tests.integration.contract.cluster import MAIN, Cluster, Place, free_ports
+from tests.integration.contract.cluster import MAIN, Cluster, Place, free_ports, wait_until
+from tests.integration.contract.wire import raw
 
 _numbers = itertools.count()
 
@@ -63,6 +67,34 @@ def place(request: pytest.FixtureRequest, cluster: Cluster, _publisher: None) ->
 def both(cluster: Cluster, _publisher: None) -> list[Place]:
     """Both backends at once."""
     return [cluster.place(name) for name in MAIN]
+
+
+@pytest.fixture(scope="module")
+def _flips_are_over(cluster: Cluster, _publisher: None) -> Iterator[None]:
+    """Who comes right after a flip is moved with the others (contract 8.3): the next module's clients are not to be."""
+    yield
+    wait_until(lambda: _stays(cluster.place("channels")))
+
+
+def _stays(place: Place) -> bool:
+    """Whether somebody who belongs elsewhere is left in peace for longer than a flip's window."""
+    with raw(place, listen=[]) as websocket, suppress(ConnectionClosed):
+        try:
+            websocket.recv(1.5)
+        except TimeoutError:
+            return True
+    return False
+
+
+@pytest.fixture
+def turn(both: list[Place], _flips_are_over: None) -> Iterator[Callable[..., None]]:
+    """Sets the flag, which is everybody's; puts it back at the end."""
+
+    def turn(**told: Any) -> None:
+        both[0].ask("flag", None, **told)
+
+    yield turn
+    turn()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Clients that ask for what is not theirs, or for too much (contract 1.3, 3.3, 8.3)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -17,17 +17,6 @@ from tests.integration.contract.wire import end_of, raw, said, v1
 pytestmark = pytest.mark.servers
 
 CROWD = 100
-
-
-@pytest.fixture
-def turn(both: list[Place]) -> Iterator[Callable[..., None]]:
-    """Sets the flag; puts it back at the end."""
-
-    def turn(**told: Any) -> None:
-        both[0].ask("flag", None, **told)
-
-    yield turn
-    turn()
 
 
 def test_positions_of_topics_that_are_somebody_elses(place: Place, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,17 +20,6 @@ pytestmark = pytest.mark.servers
 
 FLAG = "realtime_channels"
 MOVED = (1012, "moved: reconnect")
-
-
-@pytest.fixture
-def turn(both: list[Place]) -> Iterator[Callable[..., None]]:
-    """Sets the flag; puts it back at the end."""
-
-    def turn(**told: Any) -> None:
-        both[0].ask("flag", None, **told)
-
-    yield turn
-    turn()
 
 
 def cookie(session: str) -> dict[str, str]:

@@ -20,17 +20,6 @@ pytestmark = pytest.mark.servers
 FACILITIES = ["contract", "contract-async"]
 
 
-@pytest.fixture
-def turn(both: list[Place]) -> Iterator[Callable[..., None]]:
-    """Sets the flag; puts it back at the end."""
-
-    def turn(**told: Any) -> None:
-        both[0].ask("flag", None, **told)
-
-    yield turn
-    turn()
-
-
 def cookie(name: str) -> dict[str, str]:
     """Somebody without a session, as the endpoint knows him."""
     return {"Cookie": f"realtime_anonymous={name}"}
