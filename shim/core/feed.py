@@ -58,10 +58,14 @@ class _Joining:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A read that is on its way: it starts after a position, and can only be behind `seen` if Redis lost something."""
+    """A read that is on its way: it starts after a position, and can only be behind `seen` if Redis lost something.
+
+    `again`: the one before had a hole.
+    """
 
     after: Position
     seen: int
+    again: bool
 
 
 class Feed:
@@ -174,6 +178,8 @@ class Feed:
         records = _run_up_to(result, self._pending)
         first = result.position.seq + 1 - len(records)
         complete = result.position.epoch == self.position.epoch and first <= self.position.seq + 1
+        if not complete and result.position.epoch == self.position.epoch and not asked.again:
+            return self._ask(again=True)  # what history lost may be about to come: messages have a line of their own
         if not complete:
             # All that is left is the unbroken run at the end: skip to it, and say so (contract 7.4).
             self._gap(Position(result.position.epoch, first - 1))
@@ -196,9 +202,13 @@ class Feed:
         if self._reading is not None:
             self.unsure = True  # Redis may have answered before what makes us ask now
             return []
+        return self._ask(again=False)
+
+    def _ask(self, *, again: bool) -> list[ReadRequest]:
+        self.unsure = False  # this read begins after whatever was missed
         epoch = self.position.epoch
         seen = max((at.seq for at in self._ahead.values() if at.epoch == epoch), default=0)
-        self._reading = _Asked(self.position, seen)
+        self._reading = _Asked(self.position, seen, again)
         self._asked_after = len(self._pending)
         want = Want.HEAL if epoch else Want.POSITION  # nothing was missed before there was a position
         return [ReadRequest(self.channel, want, self.position)]
