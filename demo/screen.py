@@ -53,6 +53,10 @@ class Screen:
         self._live = Live(console=self.console, refresh_per_second=FRAMES_A_SECOND) if live else None
         self._next_line = 0.0
 
+    @property
+    def is_live(self) -> bool:
+        return self._live is not None
+
     def __enter__(self) -> "Screen":
         if self._live is not None:
             self._live.start()

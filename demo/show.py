@@ -27,6 +27,7 @@ from shim.client import ClientError
 from shim.core.errors import RealtimeUnavailable
 from shim.core.wire import Position
 
+SAMPLES_A_SECOND: Final = 4  # for the picture, where nobody looks at a screen
 A_SECOND: Final = 20.0  # things that people do, and as many messages of the publisher's own
 DELIVERIES: Final = 4_000  # so that a crowd is kept busy by what it does, not by what it hears
 LEAST_SECONDS: Final = 8
@@ -205,7 +206,7 @@ class Show:
             if view.phase != "connecting":
                 self._views.append(view)
             self._screen.show(view)
-            await asyncio.sleep(1 / FRAMES_A_SECOND)
+            await asyncio.sleep(1 / (FRAMES_A_SECOND if self._screen.is_live else SAMPLES_A_SECOND))
 
     def _view(self) -> View:
         members = self._crowd.members

@@ -182,6 +182,8 @@ class AsyncClient(BaseClient):
     # Inside: the tasks
 
     async def _until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
+        if condition():
+            return True  # as it mostly is where messages come fast: a time-out costs as much as a message
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
