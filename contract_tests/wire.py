@@ -53,6 +53,7 @@ def handshake_headers(host: str, *, subprotocol: str | None, headers: Mapping[st
         "Connection": "Upgrade",
         "Sec-WebSocket-Key": KEY,
         "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",  # as every browser asks
         **({} if subprotocol is None else {"Sec-WebSocket-Protocol": subprotocol}),
         **headers,
     }
@@ -81,6 +82,8 @@ def head_of(data: bytes) -> tuple[Head, bytes] | None:
     head = Head(int(words[1]), headers)
     if head.status == 101 and headers.get("sec-websocket-accept") != _ACCEPT:
         raise ServerFault(f"a 101 with a wrong Sec-WebSocket-Accept: {headers}")
+    if head.status == 101 and "sec-websocket-extensions" in headers:
+        raise ServerFault(f"compression, which costs memory and which this suite does not read: {headers}")
     return head, rest
 
 
