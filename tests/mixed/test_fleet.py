@@ -61,15 +61,30 @@ def on_redis(fleet: Fleet) -> Iterator[Any]:
         client.delete(*client.keys(f"{PREFIX}:*"), "nothing")
 
 
+def listens(fleet: Fleet, client: Socket) -> Socket:
+    """Wait until an old server has subscribed for a client; it has answered the handshake before."""
+
+    def is_heard() -> bool:
+        fleet.old.publish(NUDGE, expire=0, broadcast=True)
+        return NUDGE in client.texts
+
+    wait_until(is_heard, "the old server does not listen")
+    return client
+
+
 def everybody(fleet: Fleet, stack: ExitStack) -> dict[str, Socket]:
     """A client of each kind, at each kind of server."""
     servers = {"old": fleet.old.ws, **fleet.new.ws}
     kinds = [(name, v1) for name in servers for v1 in (False, True) if not (v1 and name == "old")]
-    return {
+    clients = {
         f"{name} {'v1' if v1 else 'raw'} {n}": stack.enter_context(fleet.client(servers[name], v1=v1))
         for name, v1 in kinds
         for n in range(2)
     }
+    for name, client in clients.items():
+        if name.startswith("old"):
+            listens(fleet, client)
+    return clients
 
 
 def whom(fleet: Fleet) -> Mapping[str, tuple[Audience, dict[str, Any]]]:
@@ -150,7 +165,8 @@ def test_a_thousand_messages_in_both_directions(fleet: Fleet, on_redis: Any) -> 
 def test_clients_hear_each_other_across_the_fleet(fleet: Fleet, on_redis: Any) -> None:
     with ExitStack() as stack:
         clients = everybody(fleet, stack)
-        speaker = stack.enter_context(fleet.client(fleet.old.ws, query="publish-broadcast&subscribe-broadcast&echo"))
+        words = "publish-broadcast&subscribe-broadcast&echo"
+        speaker = listens(fleet, stack.enter_context(fleet.client(fleet.old.ws, query=words)))
         speakers = {"from old": speaker, **{f"from {name}": clients[f"{name} raw 0"] for name in fleet.new.ws}}
         for text, client in speakers.items():
             client.send(text)
@@ -175,10 +191,12 @@ class TestTheLastMessage:
         fleet.old.publish("from old", expire=30, broadcast=True)
         assert RedisPublisher().fetch_message(None, "chat", "broadcast") == b"from old"
         with fleet.client(fleet.old.ws) as client:
+            listens(fleet, client)
             message = RedisMessage("from new")
             assert message is not None
             RedisPublisher(facility="chat", broadcast=True, users=["ana"]).publish_message(message, 30)
-            wait_until(lambda: client.texts.count("from new") == 2, f"{client.texts}")
+            until_all_have(fleet, {"old": client}, 3)
+            assert news(client) == ["from old", "from new", "from new"]
         assert fleet.old.fetch() == "from new"
 
     @pytest.mark.parametrize("name", ["legacy", "channels"])
@@ -220,6 +238,43 @@ class TestTheLastMessage:
             assert kept < live[0]
 
 
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there: no page has met an old process")
+def test_our_script_in_a_browser(fleet: Fleet, on_redis: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # docs/reference/ws4redis.md: v1 with ours, raw with the original, and nobody is sent a `hello` as a message
+    words = "chat?subscribe-broadcast&publish-broadcast&echo"
+    with Chromium(tmp_path_factory.mktemp("chromium")) as chromium, fleet.client(fleet.new.ws["legacy"]) as other:
+        page = chromium.page(f"{fleet.new.http['legacy']}/health")
+        page.evaluate(BUNDLE.read_text())
+        for name, base in (("old", fleet.old.ws), ("new", fleet.new.ws["channels"])):
+            other.texts.clear()
+            page.evaluate(f"""
+              window.got = [];
+              window.mine = WS4Redis({{ uri: "{base}{words}", receive_message: text => got.push(text) }});
+            """)
+            page.wait_until("mine.is_connected()")
+            while not page.evaluate(f"got.includes({NUDGE!r})"):  # the original answers before it has subscribed
+                fleet.old.publish(NUDGE, expire=0, broadcast=True)
+                time.sleep(0.1)
+            fleet.old.publish(f"from an old process to {name}", expire=0, broadcast=True)
+            realtime.publish("chat", Everyone(), f"from a new process to {name}")
+            said = [f"from an old process to {name}", f"from a new process to {name}"]
+            while not page.evaluate(f"got.includes({said[-1]!r})"):  # of three quick messages the original sends one
+                fleet.old.publish(NUDGE, expire=0, broadcast=True)
+                time.sleep(0.1)
+            if name == "old":  # ours take messages only where a facility says so, and `chat` here is a class
+                page.evaluate("mine.send_message('from the page')")
+                page.wait_until("got.includes('from the page')")
+                said.append("from the page")
+            kept = ["from the page"] if name == "new" else []  # the last message comes first (contract 5.2)
+            assert [text for text in page.evaluate("got") if text != NUDGE] == kept + said
+            wait_until(lambda said=said: set(said) <= set(other.texts), f"{other.texts}")  # type: ignore[misc]
+            assert [text for text in other.texts if text != NUDGE] == said
+            page.evaluate("mine.close()")
+
+
+# Behind the others: for ten seconds after a flip, who comes to the wrong backend is sent away at once (`stale`).
+
+
 def test_a_flip_and_a_rollback_between_old_processes(fleet: Fleet, on_redis: Any) -> None:
     # contract 8: with two connections nobody could tell what comes twice, so moves are closes (docs/reference/wire.md)
     flip(fleet, "--everyone", here="legacy", there="channels")
@@ -232,12 +287,14 @@ def flip(fleet: Fleet, flag: str, *, here: str, there: str) -> None:
             stack.enter_context(fleet.client(base, v1=is_v1))
             for base, is_v1 in ((fleet.new.ws[here], False), (fleet.new.ws[here], True), (fleet.old.ws, False))
         )
+        listens(fleet, old)
         fleet.flag(flag)
         wait_until(lambda: (raw.code, v1.code) == (1012, 1012), f"{raw.code}, {v1.code}")
         moved = [stack.enter_context(fleet.client(fleet.new.ws[there], v1=is_v1)) for is_v1 in (False, True)]
         fleet.old.publish(flag, expire=0, broadcast=True)
-        wait_until(lambda: all(client.texts == [flag] for client in (*moved, old)), f"{[c.texts for c in moved]}")
-        assert [client.code for client in (*moved, old)] == [None] * 3  # the old server's clients stay where they are
+        everybody = {"raw": moved[0], "v1": moved[1], "old": old}  # the old server's clients stay where they are
+        until_all_have(fleet, everybody, 1)
+        assert [(news(client), client.code) for client in everybody.values()] == [([flag], None)] * 3
 
 
 def is_at(backend: str, client: Client) -> bool:
@@ -261,34 +318,3 @@ def test_our_own_client_finds_its_way_without_positions(fleet: Fleet, on_redis: 
         assert client.positions == {}
         assert (client.counters.gaps, client.counters.holes, client.counters.duplicates_dropped) == (0, 0, 0)
         assert not [each for each in events if isinstance(each, (Gap, Moving, ProtocolError))]
-
-
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there: no page has met an old process")
-def test_our_script_in_a_browser(fleet: Fleet, on_redis: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    # docs/reference/ws4redis.md: v1 with ours, raw with the original, and nobody is sent a `hello` as a message
-    words = "chat?subscribe-broadcast&publish-broadcast&echo"
-    with Chromium(tmp_path_factory.mktemp("chromium")) as chromium, fleet.client(fleet.new.ws["legacy"]) as other:
-        page = chromium.page(f"{fleet.new.http['legacy']}/health")
-        page.evaluate(BUNDLE.read_text())
-        for name, base in (("old", fleet.old.ws), ("new", fleet.new.ws["channels"])):
-            other.texts.clear()
-            page.evaluate(f"""
-              window.got = [];
-              window.mine = WS4Redis({{ uri: "{base}{words}", receive_message: text => got.push(text) }});
-            """)
-            page.wait_until("mine.is_connected()")
-            fleet.old.publish(f"from an old process to {name}", expire=0, broadcast=True)
-            realtime.publish("chat", Everyone(), f"from a new process to {name}")
-            said = [f"from an old process to {name}", f"from a new process to {name}"]
-            while not page.evaluate(f"got.includes({said[-1]!r})"):  # of three quick messages the original sends one
-                fleet.old.publish(NUDGE, expire=0, broadcast=True)
-                time.sleep(0.1)
-            if name == "old":  # ours take messages only where a facility says so, and `chat` here is a class
-                page.evaluate("mine.send_message('from the page')")
-                page.wait_until("got.includes('from the page')")
-                said.append("from the page")
-            kept = ["from the page"] if name == "new" else []  # the last message comes first (contract 5.2)
-            assert [text for text in page.evaluate("got") if text != NUDGE] == kept + said
-            wait_until(lambda said=said: set(said) <= set(other.texts), f"{other.texts}")  # type: ignore[misc]
-            assert [text for text in other.texts if text != NUDGE] == said
-            page.evaluate("mine.close()")
