@@ -28,6 +28,9 @@ help: ## this list
 #: PYTHONS    3.12, 3.13, with commas between; default: all (matrix)
 #: DJANGOS    5.2, 6.0, 6.1; default: all (matrix)
 #: REDIS      valkey, redis: the embedded one, Debian's redis-server; default: both (matrix)
+#: ONLY       a part of a benchmark's name: only those (bench)
+#: ROUNDS     of each benchmark, in place of its own number (bench)
+#: RESULTS    the file that is written; default: benchmarks/results.json, a page beside it (bench)
 #: ARGS       more arguments, for example ARGS="-k hub -x" (test: pytest's; load, stalled)
 #
 # Variables given to make reach the programs as environment variables of the same name.
@@ -67,5 +70,6 @@ stalled: ## 200 of 1,000 connections take nothing any more: the others get every
 	@./bootstrap test
 	@$(PY) -m tests.stalled $(ARGS)
 
-bench: ## the benchmarks (not there yet)
-	@echo 'make bench: there are no benchmarks yet.' >&2; exit 1
+bench: ## what things cost, beside the real peers and the floor, in ten minutes
+	@./bootstrap bench
+	@$(PY) -m benchmarks

@@ -1,0 +1,1 @@
+"""What things cost, beside the real peers and the floor, measured in the same run on the same machine."""
