@@ -83,8 +83,8 @@ class Flips(Basics):
         for topic in {next(iter(link.topics.values())): None for link in told if link.topics}:
             self.life.publish([(topic, "in flight")], kept=(0, 300.0))
         deadline = self.driver.now() + self.driver.patience
-        while waiting := [link for link in told if link.closed is None and not link.allowed.is_done]:
-            if self.driver.now() > deadline:
+        while waiting := [link for link in told if not link.allowed.is_done]:
+            if self.driver.now() > deadline or any(link.closed for link in waiting):
                 items = "; ".join(map(str, waiting[0].allowed.missing()))
                 raise Broken("8.3", f"{waiting[0]} was told to move, and did not get {items}", waiting[0].place)
             self.driver.wait([link.client for link in waiting], 1.0)

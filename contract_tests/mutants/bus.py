@@ -88,7 +88,8 @@ BUS: Final = (
         ),
         (
             begin((BEN, False)),
-            publish(kept=(100, 0.001)),
+            publish("kept"),
+            publish("brief", kept=(100, 0.001)),
             *[connect(2, facility=1)] * 12,
             CAME_LATER,
         ),
@@ -135,6 +136,7 @@ BUS: Final = (
             ),
             Edit("shim.bus.commands:new_epoch", "return token_hex(8)", 'return _mutated("feedfacefeedface")'),
         ),
+        (ONE_OF_EACH, publish(), step("redis_forgets", to=EVERYONE, messages=[(EVERYONE, "x", None)])),
     ),
     Mutant(
         "once-is-kept",
@@ -160,6 +162,7 @@ BUS: Final = (
             ),
             _ASKED,
         ),
+        (ONE_OF_EACH, publish(), publish(), step("redis_goes", how="lost")),
     ),
     Mutant(
         "one-subscription-a-connection",

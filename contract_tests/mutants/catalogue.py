@@ -1,5 +1,6 @@
 """All mutants, by name."""
 
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -10,7 +11,35 @@ from contract_tests.mutants.legacy import LEGACY
 from contract_tests.mutants.mutant import Mutant, MutantError
 from contract_tests.mutants.shared import SHARED
 
-MUTANTS: Final[tuple[Mutant, ...]] = (*CORE, *BUS, *SHARED, *LEGACY, *CHANNELS)
+_SCRIPTS: Final = "scripts are Redis's own there: no Lua runs"
+_AT_ONCE: Final = "nothing happens between two steps of a connection's coming there"
+
+NOT_IN_MEMORY: Final[dict[str, str]] = {
+    "frame-length-off-by-one": "there are no frames on a wire",
+    "live-before-past": _AT_ONCE,
+    "forgets-what-came-meanwhile": _AT_ONCE,
+    "publish-pretends": "it has a driver of its own for Redis",
+    **dict.fromkeys(
+        (
+            "resume-gives-part",
+            "history-one-longer",
+            "history-one-shorter",
+            "retained-twice",
+            "expired-retained",
+            "oldest-retained",
+            "position-without-epoch-check",
+        ),
+        _SCRIPTS,
+    ),
+}
+"""Mutants of what both backends share that cannot be found in memory, and why."""
+
+
+def _also_in_memory(mutant: Mutant) -> Mutant:
+    return mutant if mutant.name in NOT_IN_MEMORY else replace(mutant, drivers=(*mutant.drivers, "memory"))
+
+
+MUTANTS: Final[tuple[Mutant, ...]] = (*map(_also_in_memory, (*CORE, *BUS, *SHARED)), *LEGACY, *CHANNELS)
 
 LAYERS: Final = {
     "core": "shim.core",

@@ -152,7 +152,15 @@ CHANNELS: Final = (
                 "asyncio.get_running_loop().call_later(_mutated(0.05), self._subscription.unsubscribe, channels)",
             ),
         ),
-        (begin((NOBODY, False)), *[step("leave", pick=0, how="clean", code=1000), CAME_LATER, publish()] * 8),
+        (
+            begin((NOBODY, False)),
+            *[
+                step("leave", pick=0, how="clean", code=1000),
+                CAME_LATER,
+                *[publish(kept=NOT_KEPT)] * 20,  # what has a history is healed
+            ]
+            * 6,
+        ),
     ),
     Mutant(
         "channels-handlers-at-once",

@@ -131,9 +131,10 @@ SHARED: Final = (
             Edit(
                 "shim.api:Realtime.publish_many",
                 "ready = _many_ready(messages, history, sender)",
-                "return _mutated([self.publish(*each, history=history, on_commit=on_commit) for each in messages])",
+                "return [_mutated(self).publish(*each, history=history, on_commit=on_commit) for each in messages]",
             ),
         ),
+        (ONE_OF_EACH, step("publish_nonsense", to=EVERYONE, refused=("MessageTooLarge", "x" * 1_048_577))),
     ),
     # Signing out (contract 7.5)
     Mutant(
@@ -142,6 +143,7 @@ SHARED: Final = (
         "signing out ends no connection",
         ("channels",),
         (Edit("shim.apps:_signed_out", "if user is None:", "if _mutated():"),),
+        (begin((ANA, True)), step("throw_out", who=ANA, how="sign out")),
     ),
     Mutant(
         "sign-out-by-prefix",
