@@ -11,8 +11,8 @@ import django
 
 django.setup()
 
-from ws4redis.publisher import RedisPublisher  # type: ignore[import-not-found]  # noqa: E402
-from ws4redis.redis_store import RedisMessage  # type: ignore[import-not-found]  # noqa: E402
+from ws4redis.publisher import RedisPublisher  # noqa: E402
+from ws4redis.redis_store import RedisMessage  # noqa: E402
 
 print("ready", flush=True)  # noqa: T201
 for line in sys.stdin:

@@ -15,7 +15,7 @@ import django  # noqa: E402
 
 django.setup()
 
-from ws4redis.uwsgi_runserver import uWSGIWebsocketServer  # type: ignore[import-not-found]  # noqa: E402
+from ws4redis.uwsgi_runserver import uWSGIWebsocketServer  # noqa: E402
 
 
 def websocket_handshake(key: str, origin: str = "", protocol: str = "") -> None:
