@@ -1,16 +1,19 @@
 """Rules in which somebody does what they must not: clients, handlers, strangers at the door (contract 1.1, 1.3, 6)."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from hypothesis import strategies as st
 
+from contract_tests.client import Seen
 from contract_tests.driver import PATIENCE
+from contract_tests.life import message_payload
 from contract_tests.link import Ending, Link
 from contract_tests.machine import PICK, Basics, step
 from contract_tests.model import DIRECT, Broken, Item
-from contract_tests.people import signed_out
+from contract_tests.people import Person, signed_out
 from contract_tests.values import LIMIT
 from contract_tests.wire import BINARY, TEXT
 from shim import User, realtime
@@ -143,26 +146,56 @@ class Misbehaviour(Basics):
         """A v1 client begins with what it must not, twice: an `error`, and 1008; it has not been told of anything."""
         where, note = self.place(place), f"{self.life.name}-bad-{len(self.program)}"
         path = f"/ws/{quote(self.life.facilities[number], safe='')}?note={note}"
+        first = (TEXT, json.dumps(BAD_START[what]).encode())
+        seen = self._answers(where, path, self.person(who), [first, first], v1=True)
+        if seen is None:
+            return
+        if [each.op for each in seen] != ["error", "error", "closed"] or seen[-1].code != 1008:
+            raise Broken("6.3", f"{what}, twice, and a v1 client got {[str(each) for each in seen]}", where)
+        self.life.see_disconnected(note, frozenset({1008}), f"a client that began badly ({what})", where)
+        self.life.hold("6.3", "6.4")
+
+    @step(who=PICK, place=PICK, v1=st.booleans())
+    def speak_unasked(self, who: int, place: int, v1: bool) -> None:
+        """A client says something where the facility says nothing of clients: that is closed by default (1.3)."""
+        where = self.place(place)
+        messages = [message_payload(v1, "psst")] * (2 if v1 else 1)
+        if v1:
+            messages.insert(0, (TEXT, b'{"op":"hello"}'))
+        seen = self._answers(where, "/ws/contract-closed?subscribe-group", self.person(who), messages, v1=v1)
+        if seen is None:
+            return
+        ops = [(each.op, (each.fields or {}).get("code") or each.code) for each in seen]
+        refused = [("ready", None), ("error", "forbidden"), ("error", "forbidden")] if v1 else []
+        if ops != [*refused, ("closed", 1008)]:
+            raise Broken("1.3", f"a client said something unasked, and got {[str(each) for each in seen]}", where)
+        self.life.hold("1.3")
+
+    def _answers(
+        self, where: str, path: str, person: Person, messages: Sequence[tuple[int, bytes]], *, v1: bool
+    ) -> list[Seen] | None:
+        """What a client gets for its messages until it is sent away; None: it was not let in, and need not be."""
         try:
-            client = self.driver.knock(where, path, v1=True, headers=self.person(who).cookie)
+            client = self.driver.knock(where, path, v1=v1, headers=person.cookie)
             head, seen = client.open(PATIENCE)
         except OSError:
             if self.life.shaken:
-                return
+                return None
             raise
         if head.status == 503 and self.life.shaken:
-            return
-        for _ in range(2):
-            client.say(TEXT, json.dumps(BAD_START[what]).encode())
+            return None
+        for opcode, payload in messages:
+            client.say(opcode, payload)
         deadline = self.driver.now() + self.driver.patience
         while not client.over and self.driver.now() < deadline:
             client.wait()
             seen += client.pump()
         client.end(abrupt=True)
-        if [each.op for each in seen] != ["error", "error", "closed"] or seen[-1].code != 1008:
-            raise Broken("6.3", f"{what}, twice, and a v1 client got {[str(each) for each in seen]}", where)
-        self.life.see_disconnected(note, frozenset({1008}), f"a client that began badly ({what})", where)
-        self.life.hold("6.3", "6.4")
+        if person.is_on_channels(self.life.flag) is not (where == "channels"):  # it may be moved at any time
+            seen = [each for each in seen if each.op != "move"]
+            if seen and seen[-1].code == 1012:
+                return None
+        return seen
 
     @step(who=st.integers(0, 1), how=st.sampled_from(["sign out", "disconnect", "adisconnect"]))
     def throw_out(self, who: int, how: str) -> None:

@@ -41,6 +41,8 @@ TOUR: Final[Sequence[tuple[str, Mapping[str, Any]]]] = (
     ("flip", {"everyone": False, "percent": 0, "listed": set(), "messages": [(1, "and back", None)]}),
     ("flip", {"everyone": None, "percent": 50, "listed": {0}, "messages": []}),
     ("begin_badly", {"who": 4, "place": 0, "what": "no hello", "number": 0}),
+    ("speak_unasked", {"who": 0, "place": 0, "v1": True}),
+    ("speak_unasked", {"who": 0, "place": 1, "v1": False}),
     ("knock_in_vain", {"who": 0, "place": 0, "what": "origin", "v1": True}),
     ("send_not_v1", {"pick": 0, "what": "unknown op"}),
     ("send_forbidden", {"pick": 0, "what": "bad UTF-8 over frames", "before": ["heard"]}),

@@ -1,6 +1,7 @@
 """Facilities that do as their clients say: `contract` with `def`, `contract-async` with `async def` (contract 6.1).
 
 `contract-quiet` and `contract-quiet-async` are the same with `echo = False`: ws4redis's echo rule (contract 6.5).
+`contract-closed` takes nothing from clients (contract 1.3).
 
 In the query string of a handshake:
 
@@ -164,6 +165,12 @@ class AsyncContract(_Told):
         """See the module."""
         await asyncio.sleep(0)
         self._disconnected(connection, code)
+
+
+class ClosedContract(Facility):
+    """What a facility is that says nothing about what clients send (contract 1.3)."""
+
+    name = "contract-closed"
 
 
 class QuietContract(Contract):
