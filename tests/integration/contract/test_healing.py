@@ -63,9 +63,8 @@ def whole(clients: list[Listener], numbers: range) -> None:
 @contextmanager
 def deaf(redis: Redis) -> Iterator[None]:
     """Around what no server hears: what they want is not let in, and what they have is cut."""
-    processes = len(redis.client_list(_type="pubsub"))
     redis.acl_setuser("default", enabled=True, commands=["-subscribe"], keys=["*"], channels=["*"])
-    assert redis.client_kill_filter(_type="pubsub") == processes
+    assert redis.client_kill_filter(_type="pubsub")
     yield
 
 
@@ -151,6 +150,11 @@ def replica_of(valkey: EmbeddedValkey, redis: Redis, directory: Path) -> Iterato
             wait_until(lambda: len(redis.client_list(_type="pubsub")) >= processes, what="not everybody is back")
 
 
+def stands(told: Redis, name: str) -> int:
+    """The `seq` of the last message that a Valkey has."""
+    return int(told.hget(f"{Topic('contract', Group(name)).channel('rt')}:meta", "s") or 0)
+
+
 def take_over(valkey: EmbeddedValkey, told: Redis) -> None:
     """The primary dies; the replica is promoted, and is what listens at the address from now on."""
     valkey.stop()
@@ -166,7 +170,7 @@ def test_a_replica_is_promoted(
         publish(name, range(20))
         with deaf(redis):
             publish(name, range(20, 60))
-            assert redis.wait(1, 5_000) == 1
+            wait_until(lambda: stands(told, name) == 60, what="the replica lags")
             take_over(valkey, told)
         publish(name, range(60, 90))
         whole(clients, range(90))
@@ -178,7 +182,7 @@ def test_a_replica_that_lagged_is_promoted(
     # contract 7.4: what was acknowledged is lost to Redis: a new epoch begins, v1 clients are told, nothing comes twice
     with listeners(both, name) as clients, replica_of(valkey, redis, tmp_path) as told:
         publish(name, range(20))
-        wait_until(lambda: told.hget(f"{Topic('contract', Group(name)).channel('rt')}:meta", "s") == b"20")
+        wait_until(lambda: stands(told, name) == 20, what="the replica lags")
         told.replicaof("NO", "ONE")  # from now on it is told nothing
         publish(name, range(20, 40))
         for client in clients:
