@@ -31,6 +31,8 @@ from shim.core.wire import Position, Record
 PENDING_BYTES: Final = 4 * 1_048_576
 """Most bytes that may wait for one healing topic, or be kept for one joining connection."""
 
+RECORD_BYTES: Final = 256  # what a record takes beside its body: without it the empty ones would have no limit
+
 
 class Phase(Enum):
     """Where a feed is in its life; see the module's docstring."""
@@ -49,7 +51,7 @@ class _Joining:
     size: int = 0
 
     def keep(self, delivery: Delivery) -> None:
-        self.size += len(delivery.record.body)
+        self.size += _weight(delivery.record)
         if self.size > PENDING_BYTES:
             self.kept.clear()  # the history has to give it instead: see `_rewind`
         else:
@@ -183,13 +185,7 @@ class Feed:
         if not complete:
             # All that is left is the unbroken run at the end: skip to it, and say so (contract 7.4).
             self._gap(Position(result.position.epoch, first - 1))
-        is_ahead = False
-        for record in records:
-            if record.position is not None and record.position.seq > self.position.seq:
-                is_ahead = not self._hand_on_before(record)
-                self._hand_on(record)
-        if is_ahead:
-            self._forget_before()
+        self._complete(records)
         return self._resume()
 
     def unhealed(self) -> None:
@@ -250,31 +246,33 @@ class Feed:
         for joining in self._joining.values():
             joining.keep(delivery)
 
-    def _hand_on_before(self, record: Record) -> bool:
-        """Hand on what waits without a position and came before this record: history does not have it (3.2).
+    def _complete(self, records: Iterable[Record]) -> None:
+        """Hand on what a read has found, and before each record what came before it and has no position (3.2).
 
-        Returns:
-            Whether the record itself has come.
+        History does not have the latter. Where a record has not come yet, nobody knows what of what waits without a
+        position came before it: that is forgotten. At most once is promised, and the order.
         """
-        index = next((i for i, waiting in enumerate(self._pending) if waiting.position == record.position), None)
-        if index is None:
-            return False
-        for waiting in self._take_pending(index + 1):
-            if waiting.position is None:
-                self._hand_on(waiting)
-        return True
-
-    def _forget_before(self) -> None:
-        """Forget what waits without a position where nobody knows whether it came before what history gave.
-
-        The history that was read may be ahead of what has reached us. At most once is promised, and the order (3.2).
-        """
-        waiting = self._pending
-        self._take_pending(next((i for i, each in enumerate(waiting) if each.position), len(waiting)))
+        waiting = self._pending  # nothing comes while this runs, and it may be long: one walk through it
+        places = {record.position: place for place, record in reversed([*enumerate(waiting)])}
+        taken, is_ahead = 0, False
+        for record in records:
+            if record.position is None or record.position.seq <= self.position.seq:
+                continue
+            place = places.get(record.position, -1)
+            is_ahead = place < taken
+            if not is_ahead:
+                for before in waiting[taken:place]:
+                    if before.position is None:
+                        self._hand_on(before)
+                taken = place + 1
+            self._hand_on(record)
+        if is_ahead:
+            taken += next((i for i, each in enumerate(waiting[taken:]) if each.position), len(waiting) - taken)
+        self._take_pending(taken)
 
     def _take_pending(self, count: int) -> list[Record]:
         taken, self._pending = self._pending[:count], self._pending[count:]
-        self._pending_bytes = sum(len(waiting.body) for waiting in self._pending)
+        self._pending_bytes = sum(map(_weight, self._pending))
         self._asked_after = max(0, self._asked_after - count)
         return taken
 
@@ -303,7 +301,7 @@ class Feed:
         if self.phase is Phase.UNPLACED and not self._joining:
             return  # whoever joins later reads it from the history
         self._pending.append(record)
-        self._pending_bytes += len(record.body)
+        self._pending_bytes += _weight(record)
         if self._pending_bytes > PENDING_BYTES:
             self._pending.clear()
             self._pending_bytes = self._asked_after = 0
@@ -346,6 +344,10 @@ class Feed:
         self._place(member)
         if member.protocol is Protocol.V1:
             member.sink.send(gap_frame(self.label, self.position))
+
+
+def _weight(record: Record) -> int:
+    return len(record.body) + RECORD_BYTES
 
 
 def _frame(member: Member, delivery: Delivery) -> Frame | None:

@@ -1,7 +1,10 @@
 """Orders of events that a random life found (contract 3.2)."""
 
+from time import process_time
+
 import pytest
 
+from shim.core.feed import PENDING_BYTES, RECORD_BYTES
 from shim.core.history import ReadResult
 from shim.core.hub import Hub, Read
 from shim.core.message import Kind
@@ -160,3 +163,37 @@ def test_a_read_from_before_the_confirmation_does_not_count_for_what_came_betwee
     assert [type(effect) for effect in again] == [Read]
     assert not hub.healed(ReadResult(CHANNEL, Position("e1", 1), (missed,)))
     assert member.texts() == ["missed"]
+
+
+def test_many_that_wait_cost_no_more_than_one_walk_through_them() -> None:
+    # contract 7.2: a busy topic heals while nobody else of the process is served. By squares this took half a minute.
+    hub, member = Hub("rt"), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(member)
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 1))])
+    count = PENDING_BYTES // (RECORD_BYTES + 10)
+    missed, waiting = record("2", Position("e1", 2)), [record(str(n), Position("e1", n)) for n in range(3, count)]
+    for each in waiting:
+        hub.message(CHANNEL, encode(each))
+    began = process_time()
+    assert not hub.healed(ReadResult(CHANNEL, Position("e1", count - 1), (missed, *waiting[-99:])))
+    assert process_time() - began < 4
+    assert member.texts() == [str(n) for n in range(2, count)]
+
+
+def test_empty_messages_that_wait_have_a_limit_too() -> None:
+    # contract 7.2: they take room beside their bodies; over the limit they are read from history again.
+    hub, member = Hub("rt"), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(member)
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 1))])
+    count = PENDING_BYTES // RECORD_BYTES + 4
+    for n in range(3, count):
+        hub.message(CHANNEL, encode(record("", Position("e1", n))))
+    again = hub.healed(ReadResult(CHANNEL, Position("e1", 2), (record("2", Position("e1", 2)),)))
+    assert [type(effect) for effect in again] == [Read]  # not all of them were at hand
+    assert member.texts() == ["2"]
