@@ -88,6 +88,7 @@ class LiveHub(Hub):
         self._wire = wire
         self._marks = f"{prefix}:mark:{name}"
         self._marked = 0
+        self._hears_marks = False
         self._joining: dict[Member, _Joining] = {}
 
     def connected(self) -> Sequence[Effect]:
@@ -97,8 +98,14 @@ class LiveHub(Hub):
     def disconnected(self) -> None:
         """Redis is gone: no mark will come of what was asked so far."""
         super().disconnected()
+        self._hears_marks = False
         for member in list(self._joining):
             self._mark(member)
+
+    def confirmed(self, channel: str) -> Sequence[Effect]:
+        """Redis has confirmed one SUBSCRIBE."""
+        self._hears_marks = self._hears_marks or channel == self._marks
+        return super().confirmed(channel)
 
     def message(self, channel: str, data: bytes) -> Sequence[Effect]:
         """A message, or a mark, has arrived.
@@ -120,7 +127,8 @@ class LiveHub(Hub):
         if not requests:
             return []
         self._marked += 1
-        joining = self._joining[member] = _Joining(str(self._marked))
+        # While the subscription is down, or not confirmed yet, the mark may be left where nobody hears it.
+        joining = self._joining[member] = _Joining(str(self._marked), is_marked=not self._hears_marks)
         return [*requests, ReadRequest(self._marks, Want.MARK, mark=joining.mark)]
 
     def attach(

@@ -241,6 +241,25 @@ class TestTheMomentOfJoining:
         world.arrive()
         assert waiting.got == later.got == ["0", "1"]
 
+    @pytest.mark.parametrize("is_up", [False, True])
+    def test_the_mark_is_left_where_nobody_hears_it(self, world: World, is_up: bool) -> None:
+        """A v1 client says hello while the subscription is down, or asked for and not confirmed yet."""
+        world.redis.kept[CHANNEL] = b"0"
+        member = Member()
+        world.opened(member, CHAT)
+        world.down()
+        if is_up:
+            asked = world.hub.connected()
+        results = world.redis.read(world.hub.begin(member))
+        world.perform(asked if is_up else [])
+        world.hub.attach(member, results)
+        assert member.got == ["0"]
+        if not is_up:
+            world.up()
+        world.redis.publish(CHANNEL, b"1")
+        world.arrive()
+        assert member.got == ["0", "1"]
+
     def test_it_leaves_before_it_has_joined(self, world: World) -> None:
         world.redis.kept[CHANNEL] = b"0"
         member = Member()
