@@ -64,14 +64,16 @@ class Kept:
         body: the value as JSON; None when there is none.
         saved: what Redis was last given of it.
         is_followed: each change has to be saved.
+        is_due: a change waits to be saved; so does whatever is set until then.
     """
 
-    __slots__ = ("body", "is_followed", "saved")
+    __slots__ = ("body", "is_due", "is_followed", "saved")
 
     def __init__(self) -> None:
         self.body: bytes | None = None
         self.saved: bytes | None = None
         self.is_followed = False
+        self.is_due = False
 
     @property
     def value(self) -> Any:
@@ -80,7 +82,7 @@ class Kept:
         return None if body is None else json.loads(body)
 
     def put(self, value: object) -> bool:
-        """Set the value; None forgets it. Returns whether that has to be saved now.
+        """Set the value; None forgets it. Returns whether somebody has to be told to save it.
 
         Raises:
             InvalidPayload: JSON cannot carry it, or it is over 4 KiB; nothing has changed.
@@ -91,8 +93,11 @@ class Kept:
                 f"a connection's state is at most {MAX_STATE_BYTES} bytes of JSON, not {len(body)}: "
                 f"keep the data in your database, and its key here: {shown(value)}"
             )
-        self.body = body
-        return self.is_followed
+        self.body = body  # before the flags are looked at, as `Batch` looks after it has cleared its own
+        if not self.is_followed or self.is_due:
+            return False
+        self.is_due = True
+        return True
 
     def carry(self, body: bytes) -> None:
         """Take over what the connection before has left."""
@@ -143,6 +148,7 @@ class Batch:
         for keeping in self._keepings:
             connection = keeping.connection
             if connection not in self._bodies:
+                connection.kept.is_due = False
                 self._bodies[connection] = connection.kept.body
                 self.saves += _saves(prefix, connection, connection.kept.body)
 

@@ -92,9 +92,18 @@ class TestMove:
     def test_then_every_change_is_saved(self) -> None:
         made, _, _ = moving(1)
         assert made.kept.put(2)
+        Batch("rt", [Keeping(made, 0.0)]).finished(0.1, worked=True)
         assert made.kept.put(None)
         made.ended(1000)
+        Batch("rt", [Keeping(made, 0.0)]).finished(0.1, worked=True)
         assert not made.kept.put(3)
+
+    def test_changes_that_wait_are_saved_as_one(self) -> None:
+        """A handler that sets it with each message must not fill the queue of a process that Redis keeps waiting."""
+        made, _, _ = moving(1)
+        assert [made.kept.put(value) for value in (2, 3, None, 4)] == [True, False, False, False]
+        assert [save.body for save in Batch("rt", [Keeping(made, 0.0)]).saves] == [b"4"]
+        assert made.kept.put(5)
 
 
 class TestEnd:
