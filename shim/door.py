@@ -223,7 +223,9 @@ def _elsewhere(handshake: Handshake, facility: str, node: Node) -> Elsewhere | N
 
 def request_of(handshake: Handshake) -> HttpRequest:
     """The handshake as Django sees a request, so that its settings decide about host and scheme behind a proxy."""
-    environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in handshake.headers.items()}
+    # A name with an underscore would stand for the one with a hyphen, which a proxy may be trusted to have set.
+    names = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in handshake.headers if "_" not in name}
+    environ = {names[name]: handshake.headers[name] for name in names}
     return WSGIRequest(
         {
             **environ,

@@ -16,7 +16,16 @@ from shim.core.cohorts import LEGACY, FlagState
 from shim.core.errors import InvalidAudience, RealtimeUnavailable
 from shim.core.node import Node, Pace, Refusal
 from shim.core.protocol import Protocol
-from shim.door import NOT_AN_UPGRADE, Handshake, connection_of, identified, look, refusal_of, wants_websocket
+from shim.door import (
+    NOT_AN_UPGRADE,
+    Handshake,
+    connection_of,
+    identified,
+    look,
+    refusal_of,
+    request_of,
+    wants_websocket,
+)
 from shim.facility import Facility
 from shim.visitor import Connection
 from tests.core.members import Sink
@@ -304,3 +313,11 @@ class TestElsewhere:
             said = self.moved(handshake(f"/ws/{facility}", host="example.com:8000"), facility)
         assert (said["op"], said["backend"]) == ("move", "channels")
         assert said["url"] == f"ws://example.com:8000/ws/{quote(facility, safe='/')}"
+
+
+def test_a_header_with_an_underscore_stands_for_no_other() -> None:
+    # contract 1.2: some servers pass it on. A proxy that sets the one with a hyphen does not take this one away.
+    sent = Handshake("/ws/calls", "", {**UPGRADE, "x-forwarded-user": "ana", "x_forwarded_user": "root"})
+    assert request_of(sent).META["HTTP_X_FORWARDED_USER"] == "ana"
+    sent = Handshake("/ws/calls", "", {**UPGRADE, "x_forwarded_user": "root"})
+    assert "HTTP_X_FORWARDED_USER" not in request_of(sent).META
