@@ -317,20 +317,23 @@ def healed(
     for healed_at in range(len(published) + 1):
         with_history = [each for each in published[:healed_at] if each.seq is not None]
         oldest = published[healed_at - 1].oldest if healed_at else base + 1
-        items: list[Item] = []
-        first = base + 1
-        if with_history and (oldest > first or new_era):
-            first = oldest
-        for each in published:
-            if each.seq is None or each.seq >= first:
-                items += came(log, stream, "7.4", each, v1=v1, hidden=hides(each.origin), maybe=each.seq is None)
-        if not v1 or (first == base + 1 and not new_era):
-            choices.append(items)
-            continue
-        gap = Item("gap", stream, "7.4", log=log, era=log.era, seq=first - 1, maybe=not published)
-        # Messages without history go straight out as long as nobody has noticed the hole.
-        noticed = next((index for index, item in enumerate(items) if item.seq is not None), len(items))
-        choices += [[*items[:index], gap, *items[index:]] for index in range(noticed + 1)]
+        # From where on it is whole: nowhere was it cut, or there; or earlier, if the subscription was back before the
+        # history was read, since what has come by it counts, too.
+        firsts = range(base + 1, base + 2)
+        if with_history and (oldest > base + 1 or new_era):
+            firsts = range(base + (1 if new_era else 2), oldest + 1)
+        for first in firsts:
+            items: list[Item] = []
+            for each in published:
+                if each.seq is None or each.seq >= first:
+                    items += came(log, stream, "7.4", each, v1=v1, hidden=hides(each.origin), maybe=each.seq is None)
+            if not v1 or (first == base + 1 and not new_era):
+                choices.append(items)
+                continue
+            gap = Item("gap", stream, "7.4", log=log, era=log.era, seq=first - 1, maybe=not published)
+            # Messages without history go straight out as long as nobody has noticed the hole.
+            noticed = next((index for index, item in enumerate(items) if item.seq is not None), len(items))
+            choices += [[*items[:index], gap, *items[index:]] for index in range(noticed + 1)]
     return _different(choices)
 
 
