@@ -29,6 +29,7 @@ from shim.core.node import Refusal
 from shim.core.protocol import Close, Frame, Protocol
 from shim.core.wire import Position
 from shim.door import Handshake, connection_of, identified, look, refusal_of
+from shim.doorway import doorway
 from shim.facility import Facility, topics_of
 from shim.handlers import acall, acall_at_door, log_failure, settled
 from shim.routing import reply_to
@@ -92,7 +93,7 @@ async def _entered(
     found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found
-    visitor: Connection | Refusal = await acall_at_door(identified, handshake, found, ChannelsBackend.cohort, settings)
+    visitor: Connection | Refusal = await doorway.aask(identified, handshake, found, ChannelsBackend.cohort, settings)
     if isinstance(visitor, Refusal):
         return visitor
     core = None

@@ -42,8 +42,9 @@ from shim.door import (
     refusal_of,
     wants_websocket,
 )
+from shim.doorway import doorway
 from shim.facility import Facility, topics_of
-from shim.handlers import call, log_failure, settled
+from shim.handlers import call, call_at_door, log_failure, settled
 from shim.routing import reply_to
 from shim.visitor import Connection
 
@@ -120,12 +121,12 @@ def _entered(
         found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found
-    visitor: Connection | Refusal = call(identified, handshake, found, LegacyBackend.cohort, settings)
+    visitor: Connection | Refusal = doorway.ask(identified, handshake, found, LegacyBackend.cohort, settings)
     if isinstance(visitor, Refusal):
         return visitor
     core = None
     try:
-        visitor.audiences = tuple(call(found.audiences, visitor))
+        visitor.audiences = tuple(call_at_door(found.audiences, visitor))
         sink = _Sink(transport)
         core = connection_of(
             visitor,

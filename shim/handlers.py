@@ -20,6 +20,8 @@ from shim.core.connection import Connection as CoreConnection
 from shim.core.connection import Effect
 from shim.core.errors import PublishingClosed
 from shim.core.node import Node
+from shim.doorway import doorway
+from shim.facility import Facility
 from shim.greenlet_loops import keep_apart
 from shim.visitor import Connection
 
@@ -28,11 +30,9 @@ logger = logging.getLogger("realtime")
 THREADS: Final = 8
 """Threads of one ASGI process that run `def` handlers."""
 
-DOOR_THREADS: Final = 4
-"""Threads of one ASGI process that find out who comes in: their own, so that slow handlers keep nobody out."""
-
 _handlers = ThreadPoolExecutor(THREADS, "realtime-handler")
-_door = ThreadPoolExecutor(DOOR_THREADS, "realtime-door")
+_INSTANT: Final = frozenset({Facility.audiences, Facility.receive, Facility.disconnected})
+"""What a facility inherits does next to nothing: it is just called."""
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
@@ -40,6 +40,8 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
     A coroutine runs on the process's one handler loop. Raises what the method raises.
     """
+    if _is_instant(function):
+        return function(*args)
     try:
         result = called(function, args)
         return _loop().run(_awaited(result)) if isawaitable(result) else result
@@ -49,21 +51,34 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
                 connection.close()
 
 
+def call_at_door(function: Callable[..., Any], *args: Any) -> Any:
+    """Like `call`, for what has to be known before a connection is accepted: a `def` runs in the door's threads."""
+    if _is_instant(function):
+        return function(*args)
+    if iscoroutinefunction(function):
+        return call(function, *args)
+    result = doorway.ask(called, function, args)
+    return _loop().run(_awaited(result)) if isawaitable(result) else result
+
+
 async def acall(function: Callable[..., Any], *args: Any) -> Any:
     """Call a facility's method from an event loop; a `def` runs in a thread. Raises what the method raises."""
-    return await _acall(function, args, _handlers)
+    if _is_instant(function):
+        return function(*args)
+    if iscoroutinefunction(function):
+        return await _awaited(function(*args))
+    in_thread: Any = sync_to_async(_in_thread, thread_sensitive=False, executor=_handlers)
+    result = await in_thread(function, *args)
+    return await _awaited(result) if isawaitable(result) else result
 
 
 async def acall_at_door(function: Callable[..., Any], *args: Any) -> Any:
-    """Like `acall`, for what has to be known before a connection is accepted."""
-    return await _acall(function, args, _door)
-
-
-async def _acall(function: Callable[..., Any], args: tuple[Any, ...], threads: ThreadPoolExecutor) -> Any:
+    """The twin of `call_at_door`, awaited."""
+    if _is_instant(function):
+        return function(*args)
     if iscoroutinefunction(function):
         return await _awaited(function(*args))
-    in_thread: Any = sync_to_async(_in_thread, thread_sensitive=False, executor=threads)
-    result = await in_thread(function, *args)
+    result = await doorway.aask(called, function, args)
     return await _awaited(result) if isawaitable(result) else result
 
 
@@ -93,6 +108,10 @@ def log_failure(method: str, error: Exception, core: CoreConnection, visitor: Co
         node.flag.cohort(core.subject),
         exc_info=error,
     )
+
+
+def _is_instant(function: Callable[..., Any]) -> bool:
+    return getattr(function, "__func__", None) in _INSTANT
 
 
 def _in_thread(function: Callable[..., Any], *args: Any) -> Any:

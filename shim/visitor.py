@@ -1,7 +1,7 @@
 """Who a connection belongs to, and the connection as a facility's handlers see it."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -128,6 +128,13 @@ def identity_of(user: Any, session_key: str | None, cookies: Mapping[str, str]) 
     members: list[tuple[Any, str]] = []
     if user.is_authenticated and hasattr(user, "groups"):
         members = list(user.groups.order_by("name").values_list("pk", "name"))
+    return identity_with(user, session_key, members, cookies)
+
+
+def identity_with(
+    user: Any, session_key: str | None, members: Sequence[tuple[Any, str]], cookies: Mapping[str, str]
+) -> Identity:
+    """The same, where the groups are known: primary key and name of each, by name."""
     groups = frozenset(str(pk) for pk, _ in members)
     subject = subject_of(user, session_key, anonymous_id(cookies), groups)
     return Identity(user, session_key, tuple(name for _, name in members), subject)

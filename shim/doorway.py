@@ -1,0 +1,198 @@
+"""The threads that find out who comes in: a few for each process, fed by one queue.
+
+Theory of operation. Who somebody is costs reading the session, the user and the groups, and before that a database
+connection. One handshake at a time is what a request does. In a storm hundreds come at once, so a function may have a
+form that serves many (`Doorway.gather`): then a thread takes all that wait for it, and asks the database once. What was
+opened for one of them serves the next, too: a thread gives its connections back when nobody has come for a while.
+
+Slow handlers keep nobody out, since they run elsewhere; a slow database makes everybody wait their turn and never takes
+more connections than there are threads here.
+"""
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, Final
+
+from django.db import close_old_connections, connections
+
+THREADS: Final = 4
+
+BATCH: Final = 64
+"""Most that are served together: databases limit the values of a query, and the first one waits for the last."""
+
+IDLE_SECONDS: Final = 1.0
+"""How long a thread keeps its database connections while nobody comes."""
+
+type Args = tuple[Any, ...]
+
+
+class _Ticket:
+    """One who waits: what is to be called, and what came of it."""
+
+    __slots__ = ("_context", "_told", "args", "error", "function", "value")
+
+    def __init__(self, function: Callable[..., Any], args: Args, told: Callable[[], None]) -> None:
+        self.function = function
+        self.args = args
+        self._context = copy_context()
+        self._told = told
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def serve(self) -> None:
+        """Call it."""
+        try:
+            self.value = self._context.run(self.function, *self.args)
+        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
+            self.error = error
+        self._told()
+
+    def give(self, value: Any) -> None:
+        """It was served with others."""
+        self.value = value
+        self._told()
+
+    def result(self) -> Any:
+        """What it returned; raises what it raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # its traceback holds this frame
+        return self.value
+
+
+class Doorway:
+    """Calls functions in its threads, in the order in which they were asked for. Safe from any thread or event loop."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        """Make one; the threads are started when somebody comes."""
+        self._size = threads
+        self._lock = threading.Lock()
+        self._room: _Room | None = None
+        self._gathered: dict[Callable[..., Any], Callable[[Sequence[Args]], Sequence[Any]]] = {}
+
+    def gather(self, function: Callable[..., Any], many: Callable[[Sequence[Args]], Sequence[Any]]) -> None:
+        """Say how to serve several that wait for a function: `many` is given their arguments.
+
+        It returns what the function would return, for each in their order. Where it raises, each is served alone.
+        """
+        self._gathered[function] = many
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call it there, and wait. Raises what it raises."""
+        done = threading.Event()
+        ticket = _Ticket(function, args, done.set)
+        self._enter(ticket)
+        done.wait()
+        return ticket.result()
+
+    async def aask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The twin of `ask`, awaited."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def tell() -> None:
+            if not done.done():  # cancelled: the client has left
+                done.set_result(None)
+
+        def told() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(tell)
+
+        ticket = _Ticket(function, args, told)
+        self._enter(ticket)
+        await done
+        return ticket.result()
+
+    def _enter(self, ticket: _Ticket) -> None:
+        with self._lock:
+            room = self._room
+            if room is None or room.pid != os.getpid():  # a fork takes no threads along
+                room = self._room = _Room()
+            if room.put(ticket, self._size):
+                name = f"realtime-door-{room.threads}"
+                threading.Thread(target=self._serve, args=(room,), name=name, daemon=True).start()
+
+    def _serve(self, room: "_Room") -> None:
+        while True:
+            tickets = room.take(self._gathered, IDLE_SECONDS)
+            if not tickets:
+                close_old_connections()
+                tickets = room.take(self._gathered, None)
+                close_old_connections()
+            self._attend(tickets)
+            del tickets
+            for connection in connections.all(initialized_only=True):
+                if connection.errors_occurred:
+                    connection.close_if_unusable_or_obsolete()
+
+    def _attend(self, tickets: list[_Ticket]) -> None:
+        if len(tickets) > 1:
+            many = self._gathered[tickets[0].function]
+            with suppress(Exception):  # what is wrong with one must not be the others' trouble
+                for ticket, value in zip(tickets, many([ticket.args for ticket in tickets]), strict=True):
+                    ticket.give(value)
+                return
+        for ticket in tickets:
+            ticket.serve()
+
+
+class _Room:
+    """Where the threads of one process wait for those who come."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.threads = 0
+        self._changed = threading.Condition()
+        self._waiting: deque[_Ticket] = deque()
+        self._idle = 0
+        self._is_waking = False  # a thread has been woken, or started, and will take what there is
+
+    def put(self, ticket: _Ticket, size: int) -> bool:
+        """Let somebody in. Whether one more thread is to be started, of so many at most."""
+        with self._changed:
+            self._waiting.append(ticket)
+            if self._is_waking:
+                return False
+            if self._idle:
+                self._wake()
+                return False
+            if self.threads == size:
+                return False
+            self.threads += 1
+            self._is_waking = True
+            return True
+
+    def take(self, together: Any, patience: float | None) -> list[_Ticket]:
+        """Whoever is next, with those who can be served together; none when nobody has come for so many seconds."""
+        with self._changed:
+            self._idle += 1
+            came = self._changed.wait_for(lambda: self._waiting, patience)
+            self._idle -= 1
+            self._is_waking = False
+            if not came:
+                return []
+            first = self._waiting.popleft()
+            tickets = [first]
+            if first.function in together:
+                others, self._waiting = self._waiting, deque()
+                for ticket in others:
+                    is_mate = ticket.function == first.function and len(tickets) < BATCH
+                    (tickets if is_mate else self._waiting).append(ticket)
+            if self._waiting and self._idle:
+                self._wake()
+            return tickets
+
+    def _wake(self) -> None:
+        self._is_waking = True
+        self._changed.notify()
+
+
+doorway = Doorway()
+"""This process's."""

@@ -1,0 +1,179 @@
+"""The threads at the door: order, errors, connections, forks."""
+
+import asyncio
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+
+from shim.doorway import BATCH, Doorway
+from shim.facility import Facility
+from shim.handlers import acall, acall_at_door, call, call_at_door
+from tests.bus.waiting import until
+
+
+def by_thread(doorway: Doorway, function: Callable[..., Any], *args: Any) -> Any:
+    return doorway.ask(function, *args)
+
+
+def by_loop(doorway: Doorway, function: Callable[..., Any], *args: Any) -> Any:
+    return asyncio.run(doorway.aask(function, *args))
+
+
+@pytest.fixture(params=[by_thread, by_loop], ids=["legacy", "channels"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    found: Callable[..., Any] = request.param
+    return found
+
+
+def test_a_call_runs_in_another_thread(ask: Callable[..., Any]) -> None:
+    assert ask(Doorway(), lambda a, b: a - b, 3, 2) == 1
+    assert ask(Doorway(), threading.get_ident) != threading.get_ident()
+
+
+def test_what_it_raises_comes_out_and_the_next_is_served(ask: Callable[..., Any]) -> None:
+    doorway = Doorway(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            ask(doorway, lambda: 1 // 0)
+    assert ask(doorway, lambda: "in") == "in"
+
+
+def test_no_more_threads_than_it_has_and_in_order() -> None:
+    doorway, order, threads = Doorway(1), list[int](), set[int]()
+
+    def come(number: int) -> None:
+        order.append(number)
+        threads.add(threading.get_ident())
+
+    async def crowd() -> None:
+        await asyncio.gather(*(doorway.aask(come, number) for number in range(100)))
+
+    asyncio.run(crowd())
+    assert order == list(range(100))
+    assert len(threads) == 1
+
+
+def test_who_does_not_wait_any_more_harms_nobody() -> None:
+    doorway, go = Doorway(1), threading.Event()
+
+    async def leave() -> str:
+        waiting = asyncio.create_task(doorway.aask(go.wait, 20))
+        behind = asyncio.create_task(doorway.aask(lambda: "in"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        go.set()
+        found: str = await behind
+        return found
+
+    assert asyncio.run(leave()) == "in"
+
+
+def test_a_connection_serves_all_that_wait_and_is_given_back(database: None) -> None:
+    Group.objects.create(name="a")
+    doorway, go, used = Doorway(1), threading.Event(), list[tuple[Any, object]]()
+
+    def count() -> None:
+        assert Group.objects.count() == 1
+        used.append((connections[DEFAULT_DB_ALIAS], connection.connection))
+
+    async def crowd() -> None:
+        first = asyncio.create_task(doorway.aask(go.wait, 20))
+        others = [asyncio.create_task(doorway.aask(count)) for _ in range(20)]
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(crowd())
+    assert len({id(opened) for _, opened in used}) == 1
+    until(lambda: used[0][0].connection is None)
+
+
+def test_those_who_wait_for_the_same_are_served_together() -> None:
+    doorway, go, crowds = Doorway(1), threading.Event(), list[list[int]]()
+
+    def double(number: int) -> int:
+        crowds.append([number])
+        return 2 * number
+
+    def doubles(everybody: Sequence[tuple[Any, ...]]) -> list[int]:
+        crowds.append([number for (number,) in everybody])
+        return [2 * number for (number,) in everybody]
+
+    async def crowd() -> list[Any]:
+        waiting = [asyncio.create_task(doorway.aask(go.wait, 20))]
+        for number in range(100):
+            waiting.append(asyncio.create_task(doorway.aask(double, number)))
+            waiting.append(asyncio.create_task(doorway.aask(str, number)))
+        await asyncio.sleep(0)
+        go.set()
+        return (await asyncio.gather(*waiting))[1:]
+
+    doorway.gather(double, doubles)
+    found = asyncio.run(crowd())
+    assert found[0::2] == [2 * number for number in range(100)]
+    assert found[1::2] == [str(number) for number in range(100)]
+    assert crowds == [list(range(BATCH)), list(range(BATCH, 100))]
+    assert doorway.ask(double, 5) == 10
+    assert crowds[-1] == [5]
+
+
+def test_one_who_spoils_it_for_all_does_so_for_nobody_else() -> None:
+    doorway, go = Doorway(1), threading.Event()
+
+    def inverse(number: int) -> float:
+        return 1 / number
+
+    async def crowd() -> list[Any]:
+        waiting = [asyncio.create_task(doorway.aask(go.wait, 20))]
+        waiting += [asyncio.create_task(doorway.aask(inverse, number)) for number in (1, 0, 2)]
+        await asyncio.sleep(0)
+        go.set()
+        return (await asyncio.gather(*waiting, return_exceptions=True))[1:]
+
+    doorway.gather(inverse, lambda everybody: [inverse(number) for (number,) in everybody])
+    one, none, half = asyncio.run(crowd())
+    assert (one, half) == (1.0, 0.5)
+    assert isinstance(none, ZeroDivisionError)
+
+
+def test_a_fork_has_threads_of_its_own() -> None:
+    doorway = Doorway()
+    assert doorway.ask(lambda: "in") == "in"
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what is tried here
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, doorway.ask(lambda: b"in"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 10) == b"in"
+    os.close(reading)
+    os.waitpid(pid, 0)
+
+
+def test_what_a_facility_inherits_is_just_called() -> None:
+    class Quiet(Facility):
+        pass
+
+    class Busy(Facility):
+        def disconnected(self, connection: Any, code: int) -> Any:
+            return threading.get_ident()
+
+    here, visitor = threading.get_ident(), Any
+    assert call(Quiet().disconnected, visitor, 1000) is None
+    assert asyncio.run(acall(Quiet().disconnected, visitor, 1000)) is None
+    assert asyncio.run(acall(Busy().disconnected, visitor, 1000)) != here
+    for found in (
+        call_at_door(Busy().disconnected, visitor, 1),
+        asyncio.run(acall_at_door(Busy().disconnected, visitor, 1)),
+    ):
+        assert found != here
