@@ -55,19 +55,20 @@ def old_stack(conf: Conf) -> Iterator[Finding]:
 def origins(conf: Conf) -> Iterator[Finding]:
     """Whose pages may open a WebSocket."""
     if conf.origins is None:
+        before = "" if conf.ws4redis is None else "ws4redis asked no page where it came from. "
         yield found(
             "note" if conf.ws4redis is None else "warning",
             "D005",
             f"REALTIME_ALLOWED_ORIGINS is not set: pages of ALLOWED_HOSTS ({_shown(settings.ALLOWED_HOSTS)}) may "
             "open WebSockets.",
-            "ws4redis asked no page where it came from. Pages on other hosts than these are refused with 403 now.",
+            f"{before}Pages on other hosts than these are refused with 403.",
             "Name the hosts of all pages that open WebSockets, and of no others.",
             f"{SETTINGS}#for-every-project",
         )
 
 
 def _shown(hosts: Iterable[str]) -> str:
-    return ", ".join(hosts) or "none"
+    return ", ".join(hosts) or ("none; in DEBUG, this machine's" if settings.DEBUG else "none")
 
 
 def history(conf: Conf) -> Iterator[Finding]:

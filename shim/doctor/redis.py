@@ -113,10 +113,11 @@ def _old_listeners(conf: Conf, ask: _Ask) -> Iterator[Finding]:
         if channel
     ]
     if channels:
+        named = re.sub(r"(\bsession:.{,4})[^:]*", r"\1…", channels[0])  # the key is a credential
         yield found(
             "warning",
             "D021",
-            f"Somebody listens to {len(channels)} channels with names of ws4redis, {channels[0]!r} for one.",
+            f"Somebody listens to {len(channels)} channels with names of ws4redis, {named!r} for one.",
             "Processes with the original package, or ours with REALTIME_WIRE = 'ws4redis', hear nothing of what is "
             "published here.",
             "Stop the old processes, or set REALTIME_WIRE = 'ws4redis' as long as there are any.",

@@ -160,6 +160,7 @@ class TestProject:
     def test_origins(self, look: Look) -> None:
         found = look(REALTIME_ALLOWED_ORIGINS=None, ALLOWED_HOSTS=["example.com"])
         assert (found["D005"].level, "example.com" in found["D005"].what) == ("note", True)
+        assert "ws4redis" not in found["D005"].why
         assert look(REALTIME_ALLOWED_ORIGINS=None, REALTIME_WS4REDIS=True)["D005"].level == "warning"
 
     def test_history(self, look: Look) -> None:
@@ -308,6 +309,10 @@ class TestRedis:
             assert "site:user:ana:chat" in look(WS4REDIS_PREFIX="site")["D021"].what
             assert "D021" not in look(WS4REDIS_PREFIX="[s]ite")
             assert "D020" not in look(REALTIME_WIRE="ws4redis", WS4REDIS_PREFIX="site")
+
+    def test_a_session_key_is_not_shown(self, look: Look, valkey: EmbeddedValkey) -> None:
+        with listener(valkey, "site:session:k3yk3yk3y:chat"):
+            assert "'site:session:k3yk…:chat'" in look(WS4REDIS_PREFIX="site")["D021"].what
 
     def test_nobody_else_listens(self, look: Look, valkey: EmbeddedValkey) -> None:
         with listener(valkey, "rt:control", name="realtime-subscription"):
