@@ -15,6 +15,7 @@ The connection is attached when both are there, the answer and the mark.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shim.core.errors import WireError
 from shim.core.feed import PENDING_BYTES, Feed, Phase
 from shim.core.history import ReadRequest, ReadResult, Want
 from shim.core.hub import Effect, Hub, Subscribe
@@ -108,13 +109,18 @@ class LiveHub(Hub):
         return super().confirmed(channel)
 
     def message(self, channel: str, data: bytes) -> Sequence[Effect]:
-        """A message, or a mark, has arrived.
+        """A message, or a mark, has arrived. What ws4redis would not deliver is passed over without a word.
 
         Raises:
-            WireError: it is no message; nothing has changed.
+            WireError: it was said to all processes, and is no message; nothing has changed.
         """
         if channel != self._marks:
-            return super().message(channel, data)
+            try:
+                return super().message(channel, data)
+            except WireError:
+                if channel == self._control.channel:
+                    raise
+                return []  # old processes may send it often, and the channel's name may hold a session's key
         mark = data.decode(errors="replace")
         for member in [member for member, joining in self._joining.items() if joining.mark == mark]:
             self._mark(member)
