@@ -28,6 +28,7 @@ from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
 from shim.core.kept import BATCH, Batch, Keeping
 from shim.core.live import hub_for
+from shim.core.names import control_channel
 from shim.core.node import Due, Node
 from shim.core.wire import Position
 from shim.probes import readiness
@@ -68,6 +69,7 @@ class Process:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._visits = 0
+        self._flag_due = asyncio.Event()  # the subscription is there again
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -192,6 +194,8 @@ class Process:
 
     def _confirmed(self, channel: str) -> None:
         self._perform(self.hub.confirmed(channel))
+        if channel == control_channel(self.conf.prefix):
+            self._flag_due.set()
 
     def _message(self, channel: str, data: bytes) -> None:
         try:
@@ -239,8 +243,13 @@ class Process:
     async def _poll_flag(self) -> None:
         """Find changes of the flag that nobody pushed (contract 8.2)."""
         while True:
-            await asyncio.sleep(poll_delay(random.random))
-            await self._learn_from_database()
+            try:
+                await asyncio.wait_for(self._flag_due.wait(), poll_delay(random.random))
+            except TimeoutError:
+                await self._learn_from_database()
+            else:
+                self._flag_due.clear()
+                await self._learn_from_redis()
 
     async def _keep(self) -> None:
         """Put connections' states where the next ones find them (contract 8.3)."""
@@ -284,6 +293,13 @@ class Process:
             await asyncio.to_thread(
                 poll, self.node.flag
             )  # no flip: nobody asked a process that was not there where to go
+
+    async def _learn_from_redis(self) -> None:
+        """What was pushed while the subscription was down (contract 8.2). Where this fails, the next poll finds it."""
+        with suppress(RealtimeUnavailable):
+            snapshot = await asyncio.to_thread(stored)
+            if snapshot is not None and self.node.flag.pushed(snapshot):
+                self.node.flipped(time.monotonic())
 
     async def _learn_from_database(self) -> None:
         if await asyncio.to_thread(poll, self.node.flag):  # not among the handlers: they may all be slow

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from legacy_ws4redis import stop
@@ -30,6 +30,7 @@ from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
 from shim.core.kept import BATCH, Batch, Keeping
 from shim.core.live import hub_for
+from shim.core.names import control_channel
 from shim.core.node import Due, Node
 from shim.core.wire import Position
 from shim.probes import readiness
@@ -69,6 +70,7 @@ class Process:
             on_down=self._down,
             name="realtime-subscription",
         )
+        self._flag_due = threading.Event()  # the subscription is there again
         self._visits = 0
         self._empty = threading.Event()
         self._empty.set()
@@ -190,6 +192,8 @@ class Process:
     def _confirmed(self, channel: str) -> None:
         with self.lock:
             self._perform(self.hub.confirmed(channel))
+        if channel == control_channel(self.conf.prefix):
+            self._flag_due.set()
 
     def _message(self, channel: str, data: bytes) -> None:
         try:
@@ -242,8 +246,11 @@ class Process:
     def _poll_flag(self) -> None:
         """Find changes of the flag that nobody pushed (contract 8.2)."""
         while True:
-            time.sleep(poll_delay(random.random))
-            self._learn_from_database()
+            if self._flag_due.wait(poll_delay(random.random)):
+                self._flag_due.clear()
+                self._learn_from_redis()
+            else:
+                self._learn_from_database()
 
     def _keep(self) -> None:
         """Put connections' states where the next ones find them (contract 8.3)."""
@@ -287,6 +294,14 @@ class Process:
             self.node.flag.pushed(snapshot)
         else:
             poll(self.node.flag)  # no flip: nobody asked a process that was not there where to go
+
+    def _learn_from_redis(self) -> None:
+        """What was pushed while the subscription was down (contract 8.2). Where this fails, the next poll finds it."""
+        with suppress(RealtimeUnavailable):
+            snapshot = stored()
+            with self.lock:
+                if snapshot is not None and self.node.flag.pushed(snapshot):
+                    self.node.flipped(time.monotonic())
 
     def _learn_from_database(self) -> None:
         if poll(self.node.flag):

@@ -33,6 +33,7 @@ from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
 from shim.core.kept import Batch, Keeping
 from shim.core.live import hub_for
+from shim.core.names import control_channel
 from shim.core.node import Due, Node, Refusal
 from shim.core.protocol import SUBPROTOCOL, Close, Protocol
 from shim.core.wire import Position
@@ -348,6 +349,8 @@ class MemoryServer:
         try:
             if data is None:
                 self._perform(self.hub.confirmed(channel))
+                if channel == control_channel(conf().prefix) and self._learn_flag():
+                    self.node.flipped(self.clock())
             else:
                 self._perform(self.hub.message(channel, data))
         except WireError as error:
@@ -375,13 +378,13 @@ class MemoryServer:
             round = round_from(sync_bus().execute(*announce_command(conf().prefix, wanted)))
         self.node.granted(round, self.clock())
 
-    def _learn_flag(self) -> None:
+    def _learn_flag(self) -> bool:
+        """What was pushed while nobody here listened (contract 8.2); whether it is news."""
         try:
             snapshot = stored()
         except RealtimeUnavailable:
-            snapshot = None
-        if snapshot is not None:
-            self.node.flag.pushed(snapshot)
+            return False
+        return snapshot is not None and self.node.flag.pushed(snapshot)
 
     def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

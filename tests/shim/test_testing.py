@@ -30,6 +30,7 @@ from shim import (
     User,
     realtime,
 )
+from shim.bus.flag import number_command, number_from, publish_command
 from shim.core.cohorts import Snapshot
 from shim.core.names import control_channel
 from shim.core.wire import Record, encode
@@ -536,6 +537,21 @@ def test_a_server_learns_the_flag_as_a_real_one_does(memory: InMemory) -> None: 
     memory.settle()
     assert legacy.node.flag.current == snapshot
     memory.advance(2)
+    assert client.closed == 1012
+
+
+def test_a_flip_while_the_subscription_is_down_is_found_when_it_is_back(memory: InMemory) -> None:  # contract 8.2
+    legacy = memory.serve("legacy")
+    client = legacy.connect(handshake("testing-desk", protocol="raw"))
+    legacy.cut()
+    memory.settle()
+    version = number_from(memory.redis.call(number_command("rt", "a" * 16)))
+    snapshot = Snapshot("realtime_channels", exists=True, everyone=True, version=version)
+    memory.redis.call(publish_command("rt", control_channel("rt"), snapshot))
+    assert legacy.node.flag.current is None
+    legacy.restore()
+    memory.advance(2)
+    assert legacy.node.flag.current == snapshot
     assert client.closed == 1012
 
 
