@@ -5,7 +5,7 @@ what it sends to everyone there, and gets that back. `WS4REDIS_ALLOWED_CHANNELS`
 anybody may do anything, as in ws4redis (check `realtime.W010`). Nothing of this depends on a backend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
@@ -20,6 +20,7 @@ from shim.core.errors import InvalidAudience, shown
 from shim.core.limits import TextHeartbeat
 from shim.core.message import Message
 from shim.core.names import Audience, Everyone, Topic
+from shim.core.protocol import Protocol
 from shim.door import Handshake, request_of
 from shim.facility import Facility
 from shim.visitor import Connection, Identity, identity_of, nobody, who
@@ -76,7 +77,7 @@ class CompatibleFacility(Facility):
         """Say who this connection listens to: what it asks for, where the project's callback lets it.
 
         Raises:
-            PermissionDenied: the callback, or the subscriber, says no.
+            PermissionDenied: the callback, or the subscriber, says no; or this client could not tell its topics apart.
         """
         identity = connection.identity
         request: Any = cast("CompatibleIdentity", identity).request
@@ -102,6 +103,8 @@ class CompatibleFacility(Facility):
                 conf().wire.channel(topic)
         except InvalidAudience as error:  # a name in a URL is the client's, and no fault of the facility's
             raise PermissionDenied(str(error)) from None
+        if connection.protocol is Protocol.V1:
+            _tell_apart(store.topics)
         return [topic.audience for topic in store.topics if topic.facility == self.name]
 
     def receive(self, connection: Connection, message: Message) -> None:  # noqa: ARG002  # the hook's
@@ -116,6 +119,17 @@ class CompatibleFacility(Facility):
         """Let the subscriber go."""
         if self._subscriber is not None:
             self._subscriber.release()
+
+
+def _tell_apart(topics: Iterable[Topic]) -> None:
+    """Look whether a v1 client could tell these apart: it goes by labels, and a subscriber may choose any channels."""
+    seen: set[str] = set()
+    for topic in topics:
+        if topic.label in seen:
+            raise PermissionDenied(
+                f"two of this connection's channels are {topic.label!r} to a v1 client: connect without a subprotocol"
+            )
+        seen.add(topic.label)
 
 
 def offered(connection: Connection) -> str | None:

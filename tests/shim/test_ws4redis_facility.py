@@ -439,6 +439,15 @@ class Custom(RedisSubscriber):
         self.seen.append("released")
 
 
+class Twofold(RedisSubscriber):
+    """Listens to everyone of a second facility, too."""
+
+    def set_pubsub_channels(self, request: Any, channels: Any) -> None:
+        super().set_pubsub_channels(request, channels)
+        assert self._subscription is not None
+        self._subscription.subscribe(f"{self.get_prefix()}broadcast:news")
+
+
 class Denying(RedisSubscriber):
     def set_pubsub_channels(self, request: Any, channels: Any) -> None:
         raise PermissionDenied("no such room")
@@ -522,6 +531,18 @@ class TestSubscriber:
             three.receive_nothing()
             one.send("to the server")
             assert outbox()[-1].audience == Group("server:room")
+
+    def test_two_channels_of_one_name_are_for_raw_clients_alone(self) -> None:
+        # contract, frames: a v1 client would take the second one's positions for the first one's, and break off
+        with override_settings(WS4REDIS_SUBSCRIBER=f"{__name__}.Twofold"):
+            with connect("room", query="subscribe-broadcast") as one, connect("news", protocol="v1") as other:
+                for name in ("room", "news", "room"):
+                    realtime.publish(name, Everyone(), name)
+                assert sorted(one.receive_all()) == ["news", "room", "room"]
+                assert other.receive_all() == ["news"]
+            with pytest.raises(Refused, match=r"everyone.*without a subprotocol") as refused:
+                connect("room", query="subscribe-broadcast", protocol="v1")
+            assert refused.value.status == 403
 
     def test_may_refuse(self) -> None:
         with override_settings(WS4REDIS_SUBSCRIBER=f"{__name__}.Denying"), pytest.raises(Refused) as refused:
