@@ -1,23 +1,24 @@
 """System checks of ws4redis's wire."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from shim.facility import Facility, _facilities
+from shim.facility import Facility
 from tests.shim.test_checks import ids, the
 
 OLD: dict[str, Any] = {"REALTIME_WIRE": "ws4redis"}
 
 
+@pytest.fixture(autouse=True)
+def _alone(facilities: dict[str, Facility]) -> None:
+    """Other tests' facilities have names that this wire cannot carry."""
+
+
 @pytest.fixture
-def colon() -> Iterator[None]:
+def colon() -> None:
     class Colon(Facility):
         name = "wire:colon"
-
-    yield
-    del _facilities["wire:colon"]
 
 
 def test_what_is_no_wire() -> None:
