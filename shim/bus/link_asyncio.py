@@ -235,7 +235,7 @@ class Pool:
         """
         try:
             # A little before the caller's own time-out, which could not say why.
-            async with asyncio.timeout(self._timeout * 0.99 if self._slots.locked() else None):
+            async with asyncio.timeout(self._timeout * 0.9 if self._slots.locked() else None):
                 await self._slots.acquire()
         except TimeoutError:
             raise LinkTimeout(f"all {self._size} connections of this event loop were busy") from None

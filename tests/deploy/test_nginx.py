@@ -174,8 +174,9 @@ def test_a_page_sets_the_cookie(nginx: Nginx, turn: Callable[[int], None]) -> No
 def test_v1_clients_are_told_where_to_go(nginx: Nginx, turn: Callable[[int], None]) -> None:
     # contract 8.3 through the front door: never without a connection
     with Client(f"{nginx.http}/realtime/endpoint", facility="where") as client:
-        for percent, home in ((100, CHANNELS), (0, LEGACY)):
-            turn(percent)
+        for percent, home in ((None, LEGACY), (100, CHANNELS), (0, LEGACY)):
+            if percent is not None:
+                turn(percent)
             deadline = time.monotonic() + LATE / 2
             while client.backend != home:
                 assert time.monotonic() < deadline
