@@ -167,6 +167,10 @@ class Feed:
         self._wait(record)
         return []
 
+    def hand_on_now(self, record: Record) -> None:
+        """Hand on what has no position and no place either: it does not wait for what is before it."""
+        self._hand_on(record)
+
     def healed(self, result: ReadResult) -> list[ReadRequest]:
         """The history that was asked for is here: hand it on, then what waited."""
         if self._reading is None:

@@ -117,7 +117,11 @@ class Hub:
         feed = self._feeds.get(channel)
         if feed is None:
             return []  # unsubscribed a moment ago
-        return _read(feed.message(self._decode(channel, data)))
+        record = self._decode(channel, data)
+        if feed is self._control and record.position is None:
+            feed.hand_on_now(record)  # a flip must not wait for a history that it is not in (contract 8.2)
+            return []
+        return _read(feed.message(record))
 
     def healed(self, result: ReadResult) -> Sequence[Effect]:
         """The history that was asked for is here: hand it on, then what waited."""

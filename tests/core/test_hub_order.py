@@ -8,6 +8,7 @@ from shim.core.feed import PENDING_BYTES, RECORD_BYTES
 from shim.core.history import ReadResult
 from shim.core.hub import Hub, Read
 from shim.core.message import Kind
+from shim.core.names import control_channel
 from shim.core.protocol import Protocol
 from shim.core.wire import Position, Record, encode
 from tests.core.test_hub import TOPICS, Member
@@ -197,3 +198,26 @@ def test_empty_messages_that_wait_have_a_limit_too() -> None:
     again = hub.healed(ReadResult(CHANNEL, Position("e1", 2), (record("2", Position("e1", 2)),)))
     assert [type(effect) for effect in again] == [Read]  # not all of them were at hand
     assert member.texts() == ["2"]
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_a_flip_waits_for_no_history_and_is_never_forgotten(is_ahead: bool) -> None:
+    # contract 8.2: it has no position, so between two sign-outs (7.5) its place could be lost; that does not matter.
+    said: list[bytes] = []
+    hub, channel = Hub("rt", control=said.append), control_channel("rt")
+    hub.connected()
+    (asked,) = hub.confirmed(channel)
+    assert isinstance(asked, Read)
+    hub.message(channel, encode(record("first flip", None)))
+    assert said == [b"first flip"]
+    hub.healed(ReadResult(channel, Position("e1", 1)))
+    hub.disconnected()
+    hub.connected()
+    assert [type(effect) for effect in hub.confirmed(channel)] == [Read]
+    hub.message(channel, encode(record("flip", None)))
+    sign_out = record("sign-out", Position("e1", 2))
+    if not is_ahead:
+        hub.message(channel, encode(sign_out))
+    hub.healed(ReadResult(channel, Position("e1", 2), (sign_out,)))
+    hub.message(channel, encode(sign_out))
+    assert said == [b"first flip", b"flip", b"sign-out"]
