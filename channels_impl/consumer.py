@@ -10,6 +10,7 @@ import random
 import time
 from asyncio import _get_running_loop  # exported for those who implement event loops
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from sys import intern
 from typing import Any, cast
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebSocketScope
@@ -63,7 +64,7 @@ def handshake_of(scope: HTTPScope | WebSocketScope) -> Handshake:
     """The handshake in an ASGI scope."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        name, value = intern(raw_name.decode("latin-1").lower()), raw_value.decode("latin-1")
         joint = "; " if name == "cookie" else ","
         headers[name] = f"{headers[name]}{joint}{value}" if name in headers else value
     secure = scope.get("scheme") in ("wss", "https")
@@ -99,7 +100,8 @@ async def _entered(
     core = None
     try:
         visitor.audiences = tuple(await acall_at_door(found.audiences, visitor))
-        sink = _Sink(send, line, settings.max_backlog)
+        confirmed = asyncio.Event()
+        sink = _Sink(send, line, settings.max_backlog, confirmed.set)
         core = connection_of(
             visitor,
             topics_of(visitor, visitor.audiences),
@@ -113,7 +115,7 @@ async def _entered(
         )
         reply = reply_to(handshake, visitor, served.node, settings)
         quickly = reply.tally is not None and reply.is_quick(await served.bus.execute(*reply.tally))
-        await served.subscribe(core, sink.confirmed)
+        await served.subscribe(core, confirmed)
         # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
         # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
         past = await served.read_past(core, {}) if core.protocol is Protocol.RAW else None
@@ -137,8 +139,10 @@ async def _entered(
 class _Sink:
     """`shim.core.member.Sink` on an ASGI send, and on the line below where the server offers it."""
 
-    def __init__(self, send: ASGISendCallable, line: Line | None, max_backlog: int) -> None:
-        self.confirmed = asyncio.Event()
+    def __init__(
+        self, send: ASGISendCallable, line: Line | None, max_backlog: int, confirmed: Callable[[], None]
+    ) -> None:
+        self._confirmed: Callable[[], None] | None = confirmed  # once: it is not kept for the connection's life
         self.close_code: int | None = None
         self.outbox = Outbox(send, max_backlog, self._too_slow)
         self._line = line
@@ -168,7 +172,9 @@ class _Sink:
         self.outbox.close(code, reason)
 
     def subscribed(self) -> None:
-        self.confirmed.set()
+        if self._confirmed is not None:
+            self._confirmed()
+            self._confirmed = None
 
     def end(self) -> None:
         """Nothing more will be sent; a client that has not taken the close frame by now is cut off."""

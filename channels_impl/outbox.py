@@ -20,6 +20,9 @@ logger = logging.getLogger("realtime")
 LAST_WORDS_SECONDS: Final = 5.0
 """How long a client that has stalled may take to accept the close frame, before its connection is dropped."""
 
+_NOTHING: Final[deque[Frame | WebSocketCloseEvent]] = deque()
+"""What waits for nearly all: one deque for each would be 760 bytes. Nothing is put into it."""
+
 
 class Outbox:
     """Frames on their way to one client. For use in one event loop alone; nothing blocks.
@@ -53,7 +56,7 @@ class Outbox:
         self._max_backlog = max_backlog
         self._too_slow = too_slow
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Frame | WebSocketCloseEvent] = deque()
+        self._queue = _NOTHING
         self._sending: asyncio.Task[None] | None = None
         self._closing = False
         self._allowed = max_backlog
@@ -71,7 +74,7 @@ class Outbox:
         elif self.backlog + len(frame) > self._allowed and self._queue:
             self._too_slow()
         else:
-            self._queue.append(frame)
+            self._queue_up(frame)
             self.backlog += len(frame)
 
     def put_batch(self, frames: Sequence[Frame]) -> None:
@@ -93,7 +96,7 @@ class Outbox:
         if self._sending is None:
             self._start(message)
         else:
-            self._queue.append(message)
+            self._queue_up(message)
         if self._sending is not None:
             self._loop.call_later(LAST_WORDS_SECONDS, self._run_out)
 
@@ -119,6 +122,11 @@ class Outbox:
             return None
         finally:
             self._waiting = None
+
+    def _queue_up(self, item: Frame | WebSocketCloseEvent) -> None:
+        if self._queue is _NOTHING:
+            self._queue = deque()
+        self._queue.append(item)
 
     def _woke(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it was `stop` that cancelled a task, and nobody else."""
@@ -162,4 +170,5 @@ class Outbox:
             self._sending = None
             self._allowed = self._max_backlog
             if not self._queue:
+                self._queue = _NOTHING
                 self.backlog = 0

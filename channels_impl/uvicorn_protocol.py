@@ -178,6 +178,8 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         kind = message["type"]
         if self._answer is None and not self._is_over:
             await super().send(message)
+            if kind == "websocket.accept":
+                del self.request, self.response  # 3 KiB that nobody reads any more; the scope has the headers, too
             if kind == "websocket.close" and self.close_timer is not None:
                 self._cut_later()  # uvicorn's timer would wait for a client that takes nothing
             elif kind == "websocket.http.response.body" and self.close_sent:

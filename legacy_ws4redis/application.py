@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -127,7 +127,8 @@ def _entered(
     core = None
     try:
         visitor.audiences = tuple(call_at_door(found.audiences, visitor))
-        sink = _Sink(transport)
+        confirmed = threading.Event()
+        sink = _Sink(transport, confirmed.set)
         core = connection_of(
             visitor,
             topics_of(visitor, visitor.audiences),
@@ -141,7 +142,7 @@ def _entered(
         )
         reply = reply_to(handshake, visitor, served.node, settings)
         quickly = reply.tally is not None and reply.is_quick(served.bus.execute(*reply.tally))
-        served.subscribe(core, sink.confirmed)
+        served.subscribe(core, confirmed)
         # A raw client counts on what is published as soon as it sees the handshake's end, and of the past it gets one
         # message alone: so its past is read before that (contract 2.1). A v1 client waits for `ready`.
         past = served.read_past(core, {}) if core.protocol is Protocol.RAW else None
@@ -158,9 +159,9 @@ def _entered(
 class _Sink:
     """`shim.core.member.Sink` on a transport."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, confirmed: Callable[[], None]) -> None:
         self._transport = transport
-        self.confirmed = threading.Event()
+        self._confirmed: Callable[[], None] | None = confirmed  # once: it is not kept for the connection's life
 
     @property
     def last_heard(self) -> float:
@@ -179,7 +180,9 @@ class _Sink:
         self._transport.close(code, reason)
 
     def subscribed(self) -> None:
-        self.confirmed.set()
+        if self._confirmed is not None:
+            self._confirmed()
+            self._confirmed = None
 
 
 class _Visit:

@@ -1,10 +1,10 @@
-"""One descriptor behind two Python sockets: one whose calls wait, one whose calls never do.
+"""One descriptor: reads that wait, and reads and writes that never do.
 
 Theory of operation. Whether a descriptor blocks (O_NONBLOCK) belongs to the open file description, which every
-duplicate shares, the server's too. So no descriptor is ever in blocking mode here: a Python socket with a finite
-time-out keeps O_NONBLOCK set and waits with poll(2) on its own (no FD_SETSIZE, unlike select(2)), and one with time-out
-zero never waits. gevent's sockets follow the same rules, with the hub in place of poll. Both objects stand on one
-descriptor, so exactly one of them may close it.
+duplicate shares, the server's too. So no descriptor is ever in blocking mode here. Who waits does it in a Python socket
+with a finite time-out, which keeps O_NONBLOCK set and waits with poll(2) on its own (no FD_SETSIZE, unlike select(2));
+gevent's socket does the same with the hub in place of poll. Who does not wait calls read(2) and write(2) themselves: a
+second socket object would be two more watchers of gevent for each connection, 3 KiB.
 """
 
 import contextlib
@@ -30,40 +30,34 @@ class Descriptor:
 
     def __init__(self, fd: int) -> None:
         try:
-            self._waiting = socket.socket(fileno=fd)
+            self._socket = socket.socket(fileno=fd)
         except BaseException:
             os.close(fd)
             raise
-        self._instant = socket.socket(fileno=fd)
         self._timeout = -1.0
 
     def has_left(self) -> bool:
         """Whether the peer has hung up; asked while the server may still want the socket to block."""
-        self._instant.setblocking(False)
+        self._socket.setblocking(False)
         try:
-            return not self._instant.recv(1, socket.MSG_PEEK)
+            return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
             return True
         finally:
-            self._instant.setblocking(True)
+            self._socket.setblocking(True)
 
     def unblock(self) -> None:
         """From now on nobody else uses the socket: the server has written its last byte, and expected it to block."""
-        self._instant.setblocking(False)
-        if self._instant.family in (socket.AF_INET, socket.AF_INET6):
+        self._socket.setblocking(False)
+        if self._socket.family in (socket.AF_INET, socket.AF_INET6):
             # A chat message must not wait for the acknowledgement of the one before it.
-            self._instant.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def __del__(self) -> None:
-        # Two objects that close one descriptor would close somebody else's the second time.
-        if hasattr(self, "_instant"):
-            self.close()
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def fileno(self) -> int:
         """The descriptor; -1 after `close`."""
-        return self._instant.fileno()
+        return self._socket.fileno()
 
     def read_now(self) -> bytes:
         """What is there; empty at the end of the stream.
@@ -72,7 +66,7 @@ class Descriptor:
             BlockingIOError: nothing is there.
             OSError: the connection broke.
         """
-        return self._instant.recv(READ_SIZE)
+        return os.read(self.fileno(), READ_SIZE)
 
     def read(self, timeout: float) -> bytes:
         """Wait up to `timeout` seconds for bytes; empty at the end of the stream.
@@ -82,9 +76,9 @@ class Descriptor:
             OSError: the connection broke.
         """
         if timeout != self._timeout:  # a system call
-            self._waiting.settimeout(timeout)
+            self._socket.settimeout(timeout)
             self._timeout = timeout
-        return self._waiting.recv(READ_SIZE)
+        return self._socket.recv(READ_SIZE)
 
     def write_now(self, frame: bytes | memoryview) -> int:
         """How many bytes the kernel took.
@@ -93,11 +87,11 @@ class Descriptor:
             BlockingIOError: none.
             OSError: the connection broke.
         """
-        return self._instant.send(frame)
+        return os.write(self.fileno(), frame)
 
     def write_many_now(self, frames: Sequence[bytes | memoryview]) -> int:
         """`write_now` of several frames in one system call."""
-        return self._instant.sendmsg(frames)
+        return os.writev(self.fileno(), frames)
 
     def end_writing(self) -> None:
         """Send FIN: the peer reads the end of the stream, and we can still read."""
@@ -112,20 +106,19 @@ class Descriptor:
         """
         self._shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
-            while self._instant.recv(READ_SIZE):
+            while os.read(self.fileno(), READ_SIZE):
                 pass
 
     def reset(self) -> None:
         """Throw away what the kernel still holds for a peer that does not read (RST at the last close)."""
         with contextlib.suppress(OSError):
-            self._instant.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
-        self._instant.detach()
-        self._waiting.close()
+        self._socket.close()
 
     def _shutdown(self, how: int) -> None:
         with contextlib.suppress(OSError):  # already disconnected
-            self._instant.shutdown(how)
+            self._socket.shutdown(how)

@@ -26,6 +26,9 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds from the end of a connection's last frame being queued to its socket being cut."""
 
 _BATCH: Final = 64  # frames in one sendmsg; IOV_MAX is 1024
+_NOTHING: Final[deque[bytes | memoryview]] = deque()
+"""What waits for nearly all: one deque for each would be 760 bytes. Nothing is put into it."""
+
 _TURN: Final = 262_144  # bytes sent to one client before the flusher looks at the others
 
 
@@ -48,7 +51,7 @@ class Outbox:
         self._max_backlog = max_backlog
         self._flusher = flusher
         self._lock = threading.Lock()
-        self._queue: deque[bytes | memoryview] = deque()
+        self._queue = _NOTHING
         self._bytes = 0
         self._exempt = 0  # bytes of a batch that may wait on top of the limit, until the queue has drained
         self._partly_sent = False  # the queue's first item is the rest of a frame
@@ -187,8 +190,13 @@ class Outbox:
                 item, self._partly_sent = memoryview(frame)[sent:], True
             if not self._watched:
                 self._watch()
-        self._queue.append(item)
+        self._queue_up(item)
         self._bytes += len(item)
+
+    def _queue_up(self, item: bytes | memoryview) -> None:
+        if self._queue is _NOTHING:
+            self._queue = deque()
+        self._queue.append(item)
 
     def _write_queue(self, descriptor: Descriptor) -> None:
         budget = _TURN
@@ -199,6 +207,7 @@ class Outbox:
             budget -= sent
             self._forget(sent)
         if not self._queue:
+            self._queue = _NOTHING
             self._exempt = 0
             self._finish_writing()
 
@@ -228,7 +237,7 @@ class Outbox:
         self._bytes = 0
         self._partly_sent = rest is not None
         if rest is not None:
-            self._queue.append(rest)
+            self._queue_up(rest)
             self._bytes = len(rest)
 
     def _finish_writing(self) -> None:

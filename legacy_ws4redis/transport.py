@@ -71,7 +71,7 @@ class Transport:
         self._protocol = ServerProtocol(state=OPEN, max_size=max_message + _CONTROL_SIZE)
         self._outbox = Outbox(max_backlog, flusher())
         self._descriptor: Descriptor | None = None
-        self._messages: deque[str | bytes] = deque()
+        self._messages: deque[str | bytes] | None = None  # an empty one takes 760 bytes
         self._partial = bytearray()
         self._partial_is_text = False
         self._verdict: tuple[bytes, int, str] | None = None  # the peer ended it: our last frame, code, reason
@@ -152,7 +152,10 @@ class Transport:
                 return None
             if self._messages:
                 self._give_way()
-                return self._messages.popleft()
+                message = self._messages.popleft()
+                if not self._messages:
+                    self._messages = None
+                return message
             if self._verdict is not None:
                 self._outbox.end(*self._verdict)
                 self._outbox.half_close()
@@ -308,13 +311,14 @@ class Transport:
             self._deliver(payload)
 
     def _deliver(self, payload: bytearray) -> None:
-        if not self._partial_is_text:
-            self._messages.append(bytes(payload))
-            return
         try:
-            self._messages.append(payload.decode())
+            message = payload.decode() if self._partial_is_text else bytes(payload)
         except UnicodeDecodeError as error:
             self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+            return
+        if self._messages is None:
+            self._messages = deque()
+        self._messages.append(message)
 
     def _fail(self, code: int, reason: str) -> None:
         self._partial = bytearray()

@@ -156,8 +156,8 @@ LEGACY: Final = (
         (
             Edit(
                 "legacy_ws4redis.descriptor:Descriptor.write_now",
-                "return self._instant.send(frame)",
-                "self._waiting.settimeout(_mutated(60))\n        return self._waiting.send(frame)",
+                "return os.write(self.fileno(), frame)",
+                "self._socket.settimeout(_mutated(60))\n        return self._socket.send(frame)",
             ),
         ),
         (ONE_OF_EACH, step("stop_reading", who=BEN, place=0, v1=False, dice=37)),
