@@ -116,8 +116,15 @@ class Doorway:
             if room is None or room.pid != os.getpid():  # a fork takes no threads along
                 room = self._room = _Room()
             if room.put(ticket, self._size):
-                name = f"realtime-door-{room.threads}"
-                threading.Thread(target=self._serve, args=(room,), name=name, daemon=True).start()
+                self._start(room)
+
+    def _start(self, room: "_Room") -> None:
+        name = f"realtime-door-{room.threads}"
+        try:
+            threading.Thread(target=self._serve, args=(room,), name=name, daemon=True).start()
+        except RuntimeError:  # this machine has no thread left
+            if not room.lose():
+                raise
 
     def _serve(self, room: "_Room") -> None:
         while True:
@@ -126,6 +133,8 @@ class Doorway:
                 close_old_connections()
                 tickets = room.take(self._gathered, None)
                 close_old_connections()
+            if room.grow(self._size):
+                self._start(room)
             self._attend(tickets)
             del tickets
             for connection in connections.all(initialized_only=True):
@@ -163,11 +172,19 @@ class _Room:
             if self._idle:
                 self._wake()
                 return False
-            if self.threads == size:
-                return False
-            self.threads += 1
-            self._is_waking = True
-            return True
+            return self._grow(size)
+
+    def grow(self, size: int) -> bool:
+        """Whether one more thread is to be started for those whom the one that was woken has left: it may take long."""
+        with self._changed:
+            return bool(self._waiting) and not self._idle and not self._is_waking and self._grow(size)
+
+    def lose(self) -> bool:
+        """A thread could not be started. Whether there are others, which will serve all that wait."""
+        with self._changed:
+            self.threads -= 1
+            self._is_waking = False
+            return self.threads > 0
 
     def take(self, together: Any, patience: float | None) -> list[_Ticket]:
         """Whoever is next, with those who can be served together; none when nobody has come for so many seconds."""
@@ -188,6 +205,13 @@ class _Room:
             if self._waiting and self._idle:
                 self._wake()
             return tickets
+
+    def _grow(self, size: int) -> bool:
+        if self.threads == size:
+            return False
+        self.threads += 1
+        self._is_waking = True
+        return True
 
     def _wake(self) -> None:
         self._is_waking = True

@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 
-from shim.doorway import BATCH, Doorway
+from shim.doorway import BATCH, Doorway, _Room, _Ticket
 from shim.facility import Facility
 from shim.handlers import acall, acall_at_door, call, call_at_door
 from tests.bus.waiting import until
@@ -57,6 +57,31 @@ def test_no_more_threads_than_it_has_and_in_order() -> None:
     asyncio.run(crowd())
     assert order == list(range(100))
     assert len(threads) == 1
+
+
+def test_who_came_while_a_thread_was_started_does_not_wait_for_the_first() -> None:
+    room = _Room()
+    slow, quick, last = (_Ticket(lambda: None, (), lambda: None) for _ in range(3))
+    assert [room.put(ticket, 2) for ticket in (slow, quick, last)] == [True, False, False]
+    assert room.take({}, 0) == [slow]
+    assert [room.grow(2), room.grow(2)] == [True, False]  # one is on its way
+    assert room.take({}, 0) == [quick]
+    assert not room.grow(2)  # no more than it has
+
+
+def test_a_machine_without_threads_fails_those_who_come_then(
+    ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doorway = Doorway()
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            ask(doorway, lambda: "out")
+    assert ask(doorway, lambda: "in") == "in"
 
 
 def test_who_does_not_wait_any_more_harms_nobody() -> None:
