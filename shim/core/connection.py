@@ -188,6 +188,7 @@ class Connection:
         self._next_text = now + (self._text_heartbeat.every * phase if self._text_heartbeat is not None else 0.0)
         self._pinged: float | None = None
         self._violated: float | None = None
+        self._is_told = False  # that it has to move, since it last had to
         self._is_known = False  # the client has shown that it knows of this connection
 
     def __repr__(self) -> str:
@@ -318,6 +319,7 @@ class Connection:
         if self._elsewhere is None or self.protocol is not Protocol.V1 or self.state is not State.LIVE:
             return self.close(Close.MOVED, "moved: reconnect")
         self._go(State.MOVING)
+        self._is_told = False
         self.kept.is_followed = self.owner is not None
         if self.kept.is_followed and self.kept.body is not None:
             return [Keep(within)]
@@ -326,7 +328,8 @@ class Connection:
 
     def told(self, within: float) -> None:
         """Its state is where the next connection finds it: the client may be told, if it still has to go."""
-        if self.state is State.MOVING and self._elsewhere is not None:
+        if self.state is State.MOVING and self._elsewhere is not None and not self._is_told:
+            self._is_told = True
             self.sink.send(move_frame(self._elsewhere.backend, self._elsewhere.url, within))
 
     def stay(self) -> None:

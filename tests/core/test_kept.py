@@ -89,6 +89,17 @@ class TestMove:
         Batch("rt", [Keeping(made, 0.0, 4.0)]).finished(0.1, worked=True)
         assert sink.ops() == []
 
+    def test_is_told_once_where_the_flag_went_back_and_forth_meanwhile(self) -> None:
+        made, sink, _ = moving(1)
+        made.stay()
+        made.move(4.0)
+        Batch("rt", [Keeping(made, 0.0, 4.0), Keeping(made, 0.1, 4.0)]).finished(0.2, worked=True)
+        assert sink.ops() == ["move"]
+        made.stay()
+        made.move(4.0)
+        Batch("rt", [Keeping(made, 1.0, 4.0)]).finished(1.1, worked=True)
+        assert sink.ops() == ["move"]
+
     def test_then_every_change_is_saved(self) -> None:
         made, _, _ = moving(1)
         assert made.kept.put(2)
