@@ -326,8 +326,8 @@ CORE: Final = (
         (
             Edit(
                 _FEED + "_advance",
-                "elif record.position.epoch == self.position.epoch and record.position.seq <= self.position.seq:",
-                "elif _mutated(record.position.seq <= self.position.seq):",
+                "if record.position.epoch == self.position.epoch and record.position.seq <= self.position.seq:",
+                "if _mutated(record.position.seq <= self.position.seq):",
             ),
         ),
         (ONE_OF_EACH, publish(), publish(), step("redis_forgets", to=EVERYONE, messages=[(0, "new", None)])),

@@ -62,12 +62,13 @@ class _Joining:
 class _Asked:
     """A read that is on its way: it starts after a position, and can only be behind `seen` if Redis lost something.
 
-    `again`: the one before had a hole.
+    `again`: the one before had a hole. `line_broke`: since the one before, so what it finds need not come by itself.
     """
 
     after: Position
     seen: int
     again: bool
+    line_broke: bool
 
 
 class Feed:
@@ -97,6 +98,8 @@ class Feed:
         self._pending_bytes = 0
         self._asked_after = 0  # this many of `_pending` had arrived when the read was asked for
         self._reading: _Asked | None = None  # the read that is on its way
+        self._line_broke = False
+        self._line_behind: Position | None = None  # history was ahead of the subscription's line, which brings this yet
 
     @property
     def waits_for_answer(self) -> bool:
@@ -160,6 +163,11 @@ class Feed:
 
     # Messages
 
+    def break_off(self) -> None:
+        """The subscription's line is broken: what was on it never comes, and more may be missed."""
+        self.unsure = self._line_broke = True
+        self._line_behind = None
+
     def message(self, record: Record) -> list[ReadRequest]:
         """A message has come from Redis."""
         if self.phase is Phase.LIVE:
@@ -185,11 +193,12 @@ class Feed:
         first = result.position.seq + 1 - len(records)
         complete = result.position.epoch == self.position.epoch and first <= self.position.seq + 1
         if not complete and result.position.epoch == self.position.epoch and not asked.again:
+            self._line_broke |= asked.line_broke
             return self._ask(again=True)  # what history lost may be about to come: messages have a line of their own
         if not complete:
             # All that is left is the unbroken run at the end: skip to it, and say so (contract 7.4).
             self._gap(Position(result.position.epoch, first - 1))
-        self._complete(records)
+        self._complete(records, may_come_yet=not asked.line_broke)
         return self._resume()
 
     def unhealed(self) -> None:
@@ -208,7 +217,8 @@ class Feed:
         self.unsure = False  # this read begins after whatever was missed
         epoch = self.position.epoch
         seen = max((at.seq for at in self._ahead.values() if at.epoch == epoch), default=0)
-        self._reading = _Asked(self.position, seen, again)
+        self._reading = _Asked(self.position, seen, again, self._line_broke)
+        self._line_broke = False
         self._asked_after = len(self._pending)
         want = Want.HEAL if epoch else Want.POSITION  # nothing was missed before there was a position
         return [ReadRequest(self.channel, want, self.position)]
@@ -222,8 +232,13 @@ class Feed:
 
     def _advance(self, record: Record) -> list[ReadRequest]:
         if record.position is None:
-            self._hand_on(record)
-        elif record.position.epoch == self.position.epoch and record.position.seq <= self.position.seq:
+            if self._line_behind is None:  # or it was published before what history gave already (3.2)
+                self._hand_on(record)
+            return []
+        behind = self._line_behind
+        if behind is not None and record.position.epoch == behind.epoch and record.position.seq >= behind.seq:
+            self._line_behind = None
+        if record.position.epoch == self.position.epoch and record.position.seq <= self.position.seq:
             pass  # seen already (contract 3.1)
         elif record.position == (self.position.epoch, self.position.seq + 1):
             self._hand_on(record)
@@ -250,11 +265,12 @@ class Feed:
         for joining in self._joining.values():
             joining.keep(delivery)
 
-    def _complete(self, records: Iterable[Record]) -> None:
+    def _complete(self, records: Iterable[Record], *, may_come_yet: bool) -> None:
         """Hand on what a read has found, and before each record what came before it and has no position (3.2).
 
         History does not have the latter. Where a record has not come yet, nobody knows what of what waits without a
-        position came before it: that is forgotten. At most once is promised, and the order.
+        position came before it: that is forgotten, and so is what comes before the record does (`may_come_yet`: the
+        line is whole, so it will). At most once is promised, and the order.
         """
         waiting = self._pending  # nothing comes while this runs, and it may be long: one walk through it
         places = {record.position: place for place, record in reversed([*enumerate(waiting)])}
@@ -272,6 +288,7 @@ class Feed:
             self._hand_on(record)
         if is_ahead:
             taken += next((i for i, each in enumerate(waiting[taken:]) if each.position), len(waiting) - taken)
+            self._line_behind = self.position if may_come_yet else None
         self._take_pending(taken)
 
     def _take_pending(self, count: int) -> list[Record]:
@@ -309,7 +326,7 @@ class Feed:
         if self._pending_bytes > PENDING_BYTES:
             self._pending.clear()
             self._pending_bytes = self._asked_after = 0
-            self.unsure = True
+            self.unsure = self._line_broke = True  # what was forgotten has come, and does not come again
 
     def _resume(self) -> list[ReadRequest]:
         """The feed knows its place (again): hand on what waited; a hole in it heals once more."""
@@ -336,6 +353,8 @@ class Feed:
 
     def _gap(self, position: Position) -> None:
         """Skip to a position: what is missing before it cannot be had any more."""
+        if position.epoch != self.position.epoch:
+            self._line_behind = None
         self.position = position
         frame = gap_frame(self.label, position)
         for member in self._with[Protocol.V1]:

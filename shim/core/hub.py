@@ -92,7 +92,7 @@ class Hub:
         self.up = False
         self._unconfirmed = Counter(self._feeds.keys())
         for feed in self._feeds.values():
-            feed.unsure = True
+            feed.break_off()
 
     def confirmed(self, channel: str) -> Sequence[Effect]:
         """Redis has confirmed one SUBSCRIBE."""

@@ -221,3 +221,28 @@ def test_a_flip_waits_for_no_history_and_is_never_forgotten(is_ahead: bool) -> N
     hub.healed(ReadResult(channel, Position("e1", 2), (sign_out,)))
     hub.message(channel, encode(sign_out))
     assert said == [b"first flip", b"flip", b"sign-out"]
+
+
+@pytest.mark.parametrize("broke", [False, True])
+def test_what_comes_behind_its_own_history_has_lost_its_place(broke: bool) -> None:
+    # contract 3.2: history gave the third message before the line brought the second, which has no history. Where the
+    # line is whole it brings the third yet, and all before that is late; where it broke, nobody can tell.
+    hub, member = Hub("rt"), Member("one", Protocol.RAW)
+    hub.connected()
+    hub.subscribe(member, [TOPIC])
+    hub.confirmed(CHANNEL)
+    hub.begin(member)
+    hub.attach(member, [ReadResult(CHANNEL, Position("e1", 4))])
+    first, second, third = record("1", Position("e2", 1)), record("2", None), record("3", Position("e2", 2))
+    if broke:
+        hub.disconnected()
+        hub.connected()
+        assert hub.confirmed(CHANNEL)
+    else:
+        assert hub.message(CHANNEL, encode(first))
+    assert not hub.healed(ReadResult(CHANNEL, Position("e2", 2), (first, third)))
+    hub.message(CHANNEL, encode(second))
+    if not broke:
+        hub.message(CHANNEL, encode(third))
+    hub.message(CHANNEL, encode(record("4", None)))
+    assert member.texts() == (["1", "3", "2", "4"] if broke else ["1", "3", "4"])
