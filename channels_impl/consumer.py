@@ -29,8 +29,8 @@ from shim.core.message import Message
 from shim.core.node import Refusal
 from shim.core.protocol import Close, Frame, Protocol
 from shim.core.wire import Position
-from shim.door import Handshake, connection_of, identified, look, refusal_of
-from shim.doorway import doorway
+from shim.door import Handshake, connection_of, crowded, identified, look, refusal_of
+from shim.doorway import Crowded, doorway
 from shim.facility import Facility, topics_of
 from shim.handlers import acall, acall_at_door, log_failure, settled
 from shim.routing import reply_to
@@ -94,7 +94,12 @@ async def _entered(
     found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found
-    visitor: Connection | Refusal = await doorway.aask(identified, handshake, found, ChannelsBackend.cohort, settings)
+    try:
+        visitor: Connection | Refusal = await doorway.aask(
+            identified, handshake, found, ChannelsBackend.cohort, settings
+        )
+    except Crowded:
+        return crowded(served.node)
     if isinstance(visitor, Refusal):
         return visitor
     core = None

@@ -36,13 +36,14 @@ from shim.door import (
     NOT_AN_UPGRADE,
     Handshake,
     connection_of,
+    crowded,
     identified,
     look,
     malformed,
     refusal_of,
     wants_websocket,
 )
-from shim.doorway import doorway
+from shim.doorway import Crowded, doorway
 from shim.facility import Facility, topics_of
 from shim.handlers import call, call_at_door, log_failure, settled
 from shim.routing import reply_to
@@ -121,7 +122,10 @@ def _entered(
         found = look(handshake, served.node, settings, time.monotonic())
     if isinstance(found, Refusal):
         return found
-    visitor: Connection | Refusal = doorway.ask(identified, handshake, found, LegacyBackend.cohort, settings)
+    try:
+        visitor: Connection | Refusal = doorway.ask(identified, handshake, found, LegacyBackend.cohort, settings)
+    except Crowded:
+        return crowded(served.node)
     if isinstance(visitor, Refusal):
         return visitor
     core = None

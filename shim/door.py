@@ -29,7 +29,7 @@ from shim.core.member import Sink
 from shim.core.names import Topic
 from shim.core.node import Node, Refusal
 from shim.core.protocol import TEXT_HEARTBEAT, Protocol
-from shim.doorway import doorway
+from shim.doorway import Crowded, doorway
 from shim.facility import Facility, facility
 from shim.visitor import Connection, Identity, identify
 
@@ -267,11 +267,18 @@ def request_of(handshake: Handshake) -> HttpRequest:
     )
 
 
+def crowded(node: Node) -> Refusal:
+    """The refusal of somebody whose turn at the door does not come: a slow database, mostly."""
+    return Refusal(503, "too many are coming in at once", node.retry_after())
+
+
 def refusal_of(error: Exception, connection: Connection, node: Node) -> Refusal:
     """The refusal that an error before acceptance stands for: the facility's no, Redis away, or a bug (logged)."""
     if isinstance(error, PermissionDenied):
         return Refusal(403, str(error) or "the facility refused this connection")
     if isinstance(error, RealtimeUnavailable):
         return Refusal(503, "messages cannot be had just now", node.retry_after())
+    if isinstance(error, Crowded):
+        return crowded(node)
     logger.error("%s.audiences() failed for %r", connection.facility, connection, exc_info=error)
     return Refusal(500, "the facility failed")

@@ -28,21 +28,36 @@ BATCH: Final = 64
 IDLE_SECONDS: Final = 1.0
 """How long a thread keeps its database connections while nobody comes."""
 
+TURN_SECONDS: Final = 10.0
+"""How long somebody waits for their turn. What they came for may take longer: that is the caller's own."""
+
+LINE: Final = 1_000
+"""Most that wait at a time."""
+
 type Args = tuple[Any, ...]
+
+
+class Crowded(Exception):
+    """Their turn did not come in time, or too many wait: a 503 (contract 1.1). Nothing was called."""
 
 
 class _Ticket:
     """One who waits: what is to be called, and what came of it."""
 
-    __slots__ = ("_context", "_told", "args", "error", "function", "value")
+    __slots__ = ("_context", "_told", "_turn", "args", "error", "function", "value")
 
     def __init__(self, function: Callable[..., Any], args: Args, told: Callable[[], None]) -> None:
         self.function = function
         self.args = args
         self._context = copy_context()
         self._told = told
+        self._turn = threading.Lock()
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def claim(self) -> bool:
+        """Take it, to serve it or to go away with it; whether nobody has before."""
+        return self._turn.acquire(blocking=False)
 
     def serve(self) -> None:
         """Call it."""
@@ -85,11 +100,19 @@ class Doorway:
         self._gathered[function] = many
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call it there, and wait. Raises what it raises."""
+        """Call it there, and wait.
+
+        Raises:
+            Crowded: its turn did not come.
+            Exception: whatever it raises.
+        """
         done = threading.Event()
         ticket = _Ticket(function, args, done.set)
         self._enter(ticket)
-        done.wait()
+        if not done.wait(TURN_SECONDS):
+            if ticket.claim():
+                raise Crowded(f"nobody was free for {TURN_SECONDS:g} s")
+            done.wait()
         return ticket.result()
 
     async def aask(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -107,7 +130,11 @@ class Doorway:
 
         ticket = _Ticket(function, args, told)
         self._enter(ticket)
-        await done
+        await asyncio.wait([done], timeout=TURN_SECONDS)
+        if not done.done():
+            if ticket.claim():
+                raise Crowded(f"nobody was free for {TURN_SECONDS:g} s")
+            await done
         return ticket.result()
 
     def _enter(self, ticket: _Ticket) -> None:
@@ -129,13 +156,13 @@ class Doorway:
     def _serve(self, room: "_Room") -> None:
         while True:
             tickets = room.take(self._gathered, IDLE_SECONDS)
-            if not tickets:
+            if tickets is None:
                 close_old_connections()
                 tickets = room.take(self._gathered, None)
                 close_old_connections()
             if room.grow(self._size):
                 self._start(room)
-            self._attend(tickets)
+            self._attend(tickets or [])
             del tickets
             for connection in connections.all(initialized_only=True):
                 if connection.errors_occurred:
@@ -166,6 +193,8 @@ class _Room:
     def put(self, ticket: _Ticket, size: int) -> bool:
         """Let somebody in. Whether one more thread is to be started, of so many at most."""
         with self._changed:
+            if len(self._waiting) >= LINE:
+                raise Crowded(f"{LINE} are waiting already")
             self._waiting.append(ticket)
             if self._is_waking:
                 return False
@@ -186,15 +215,15 @@ class _Room:
             self._is_waking = False
             return self.threads > 0
 
-    def take(self, together: Any, patience: float | None) -> list[_Ticket]:
-        """Whoever is next, with those who can be served together; none when nobody has come for so many seconds."""
+    def take(self, together: Any, patience: float | None) -> list[_Ticket] | None:
+        """Whoever is next, with those who can be served together; None when nobody has come for so many seconds."""
         with self._changed:
             self._idle += 1
             came = self._changed.wait_for(lambda: self._waiting, patience)
             self._idle -= 1
             self._is_waking = False
             if not came:
-                return []
+                return None
             first = self._waiting.popleft()
             tickets = [first]
             if first.function in together:
@@ -202,6 +231,7 @@ class _Room:
                 for ticket in others:
                     is_mate = ticket.function == first.function and len(tickets) < BATCH
                     (tickets if is_mate else self._waiting).append(ticket)
+            tickets = [ticket for ticket in tickets if ticket.claim()]
             if self._waiting and self._idle:
                 self._wake()
             return tickets

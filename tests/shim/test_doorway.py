@@ -11,7 +11,8 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 
-from shim.doorway import BATCH, Doorway, _Room, _Ticket
+from shim import doorway as doorways
+from shim.doorway import BATCH, Crowded, Doorway, _Room, _Ticket
 from shim.facility import Facility
 from shim.handlers import acall, acall_at_door, call, call_at_door
 from tests.bus.waiting import until
@@ -202,3 +203,22 @@ def test_what_a_facility_inherits_is_just_called() -> None:
         asyncio.run(acall_at_door(Busy().disconnected, visitor, 1)),
     ):
         assert found != here
+
+
+def test_whose_turn_does_not_come_is_sent_away(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # contract 1.1: a database that hangs must not keep everybody waiting without end
+    monkeypatch.setattr(doorways, "TURN_SECONDS", 0.2)
+    monkeypatch.setattr(doorways, "LINE", 3)
+    doorway, go, called = Doorway(1), threading.Event(), list[int]()
+    slow = threading.Thread(target=doorway.ask, args=(go.wait, 20))
+    slow.start()
+    until(lambda: doorway._room is not None and not doorway._room._waiting)
+    for number in range(3):
+        with pytest.raises(Crowded, match="nobody was free"):
+            ask(doorway, called.append, number)
+    with pytest.raises(Crowded, match="3 are waiting already"):
+        ask(doorway, called.append, 3)
+    go.set()
+    slow.join()  # who is being served is not sent away, however long it takes
+    until(lambda: ask(doorway, lambda: "in") == "in")
+    assert called == []
