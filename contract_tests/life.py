@@ -223,10 +223,14 @@ class Life:
         """A client sends a message as its protocol has it."""
         link.client.say(*message_payload(link.v1, value))
 
-    def await_reply(self, link: Link, topic: Topic, value: Any, before: float, *, own: bool) -> None:
+    def await_reply(self, link: Link, topic: Topic, value: Any, before: float, *, own: bool, handled: int) -> None:
         """A handler was told to publish, and answers when it has: only then the model knows where the message stands.
 
-        What comes before the answer waits unjudged.
+        What comes before the answer waits unjudged. Where the connection ends first, it may have been handled, or not:
+        what the handler wrote down says which, once it has written that the connection is gone.
+
+        Args:
+            handled: so many messages of this connection its handler had finished with before.
         """
         reply = Said("text", "done")
         held: list[Seen] = []
@@ -239,6 +243,11 @@ class Life:
             if held and held[-1].op == "closed":
                 break
         link.unseen.extend(held)
+        if not any(reply.is_in(seen) for seen in held):
+            while not self.driver.notes.read(link.note, "disconnected") and self.driver.now() < deadline:
+                self.driver.wait([], 0.01)
+            if len(self.driver.notes.read(link.note, "received")) == handled:
+                return
         self.published(topic, value, None, before, self.driver.now(), sender=link.id if own else None)
 
     def may_end(self, link: Link, ending: Ending) -> None:

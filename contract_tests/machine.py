@@ -360,11 +360,11 @@ class Basics(RuleBasedStateMachine):
         if link is None:
             return
         topic = self._topic_of(link, to)
-        before = self.driver.now()
+        before, handled = self.driver.now(), len(self.driver.notes.read(link.note, "received"))
         self.life.say(link, {"do": "publish", "to": [topic.kind, topic.name], "value": value, "own": own})
         self.life.say(link, "done")
         link.allowed.expect(Item("msg", DIRECT, "6.1", Said("text", "done")))
-        self.life.await_reply(link, topic, value, before, own=own)
+        self.life.await_reply(link, topic, value, before, own=own, handled=handled)
         self.life.settle()
         if own:
             self.life.hold("6.5")
