@@ -324,7 +324,7 @@ def test_closing_is_bounded(driver: Driver, server: EmbeddedValkey, state: str) 
     before = time.monotonic()
     it.close()
     assert time.monotonic() - before < 1.0
-    assert threads("mine") == 0
+    until(lambda: threads("mine") == 0)
 
 
 def test_it_can_be_closed_by_a_callback(server: EmbeddedValkey) -> None:
