@@ -23,7 +23,10 @@ from benchmarks.page import VERDICTS, page
 from benchmarks.result import Result, figure, ratio
 from benchmarks.world import World
 
-MODULES: Final = ("publishing", "fanout", "idle", "commands", "storm")
+MODULES: Final = (
+    *("publishing", "fanout", "direct", "idle", "heartbeats", "commands", "storm", "size"),
+    "rollback",  # last: its servers are the demo's, and take the longest
+)
 PACKAGES: Final = ("Django", "channels", "channels_redis", "redis", "uvicorn", "gunicorn", "pyuwsgi", "gevent")
 WIDTH: Final = 176  # of the table where it goes to a file
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -50,10 +53,12 @@ def main() -> int:
             try:
                 for result in module.measures(world):
                     results.append(result)
-                    console.print(_line(result), highlight=False)
+                    console.print(_line(result), highlight=False, soft_wrap=True)
             except Exception as error:  # noqa: BLE001  # one that cannot run must not cost the others
                 failed[name] = f"{type(error).__name__}: {error}"
-                console.print(f"[red]{name} could not run[/]\n{traceback.format_exc()}", highlight=False, markup=False)
+                console.print(
+                    f"{name} could not run\n{traceback.format_exc()}", style="red", highlight=False, markup=False
+                )
             world.progress.advance(total)
     if not wanted:
         print(f"ONLY={only}: no benchmark has that in its name. There are: {'; '.join(names)}.", file=sys.stderr)

@@ -5,7 +5,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Self
 
 PATIENCE: Final = 60.0  # seconds
@@ -65,6 +65,24 @@ class Crowd:
         if left < 0:
             raise ConnectionError(f"{-left} bytes too many have come")
         return time.perf_counter() - started
+
+    def frames(self, count: int, size: int) -> Iterator[bytes]:
+        """So many frames of this size, over all connections, each as soon as it is there.
+
+        Raises:
+            TimeoutError: they did not come. ConnectionError: a server hung up, or sent others.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while count > 0:
+            for descriptor, _ in self._poll.poll(1.0):
+                data = self.sockets[descriptor].recv(4096)
+                if not data or len(data) % size:
+                    raise ConnectionError(f"not frames of {size} bytes: {data!r}")
+                for start in range(0, len(data), size):
+                    count -= 1
+                    yield data[start : start + size]
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{count} frames have not come within {PATIENCE:g} s")
 
 
 class Answering(Crowd):

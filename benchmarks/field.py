@@ -16,6 +16,7 @@ from contract_tests.servers import free_ports
 CHANNELS: Final = "channels"
 LEGACY: Final = "legacy"
 STOCK: Final = "stock consumer"
+TASK_EACH: Final = "a task each"
 SOCKETS: Final = "bare sockets"
 BARE_ASGI: Final = "bare uvicorn"
 BARE_UWSGI: Final = "bare uWSGI greenlets"
@@ -30,6 +31,7 @@ def command(name: str, world: World) -> list[str]:
         CHANNELS: gunicorn("benchmarks.servers.ours_asgi", "channels_impl.worker.RealtimeWorker"),
         LEGACY: uwsgi("benchmarks.servers.ours_wsgi"),
         STOCK: gunicorn("benchmarks.servers.stock", "benchmarks.servers.worker.StockWorker"),
+        TASK_EACH: gunicorn("benchmarks.servers.tasks", "benchmarks.servers.worker.StockWorker"),
         SOCKETS: [sys.executable, "-m", "benchmarks.servers.floor", "{port}", world.redis_url],
         BARE_ASGI: gunicorn("benchmarks.servers.bare_asgi", "benchmarks.servers.worker.StockWorker"),
         BARE_UWSGI: uwsgi("benchmarks.servers.bare_wsgi"),

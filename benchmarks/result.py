@@ -6,7 +6,8 @@ better, for rates more is. A target is a bound on one of them, so it means the s
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from math import log
+from statistics import mean, median
 from typing import Any, Literal
 
 
@@ -115,3 +116,10 @@ def figure(value: float | None) -> str:
 def ratio(value: float | None) -> str:
     """A quotient for people."""
     return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Of the straight line nearest to the logarithms of both."""
+    xs, ys = [log(size) for size in sizes], [log(cost) for cost in costs]
+    x, y = mean(xs), mean(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)

@@ -33,6 +33,11 @@ class Bench(AsyncWebsocketConsumer):
         await self.send(text_data=event["text"])
 
 
+def stack(consumer: Any) -> ProtocolTypeRouter:
+    """The application around a consumer."""
+    routes: Any = [path("ws/bench", consumer), path("ws/bench/<own>", consumer)]
+    return ProtocolTypeRouter({"http": _django, "websocket": AuthMiddlewareStack(URLRouter(routes))})
+
+
 _bench: Any = Bench.as_asgi()
-_routes: Any = [path("ws/bench", _bench), path("ws/bench/<own>", _bench)]
-application = ProtocolTypeRouter({"http": _django, "websocket": AuthMiddlewareStack(URLRouter(_routes))})
+application = stack(_bench)

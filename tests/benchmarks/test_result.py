@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from benchmarks.page import page
-from benchmarks.result import Bound, Result, figure, interleaved
+from benchmarks.result import Bound, Result, figure, interleaved, slope
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,9 @@ def test_the_page_draws_rounds_and_sizes() -> None:
 @pytest.mark.parametrize(("value", "said"), [(None, "–"), (0.01234, "0.0123"), (43.26, "43.3"), (12345.6, "12,346")])
 def test_figures_have_three_digits(value: float | None, said: str) -> None:
     assert figure(value) == said
+
+
+@pytest.mark.parametrize("power", [0.0, 0.05, 1.0, 2.0])
+def test_a_slope_is_the_power_with_which_a_cost_grows(power: float) -> None:
+    sizes = (100, 1_000, 10_000)
+    assert slope(sizes, [3 * size**power for size in sizes]) == pytest.approx(power)

@@ -82,14 +82,22 @@ async def cost(stack: LoadStack, people: int) -> tuple[float, float]:
     return used / people, min(share, 0.9)
 
 
-async def run(stack: LoadStack, people: int, *, quiet: float, patience: float, hurry: bool = False) -> Run:
-    """Connect people to legacy, wait a while, flip, and wait until all have moved.
+async def run(
+    stack: LoadStack, people: int, *, quiet: float, patience: float, hurry: bool = False, to: str = CHANNELS
+) -> Run:
+    """Connect people to one backend, wait a while, flip, and wait until all have moved.
 
     Args:
         quiet, patience: seconds before the flip, and for all to move. hurry: tell them to when some have moved.
+        to: the backend that they move to.
     """
     hurried = None
-    crowd = await arrived([f"held-{n}" for n in range(people)], f"{stack.ws[LEGACY]}lobby")
+    if to == LEGACY:
+        await asyncio.to_thread(stack.turn, 100)
+        await asyncio.sleep(1.0)  # until every process knows it (contract 8.2)
+    crowd = await arrived(
+        [f"held-{n}" for n in range(people)], f"{stack.ws[LEGACY if to == CHANNELS else CHANNELS]}lobby"
+    )
     found: list[Visit] = []
     try:
         with visitors(stack, found):
@@ -97,12 +105,12 @@ async def run(stack: LoadStack, people: int, *, quiet: float, patience: float, h
             ready = time.monotonic()
             await asyncio.sleep(quiet)
             began = time.monotonic()
-            await asyncio.to_thread(stack.turn, 100)
+            await asyncio.to_thread(stack.turn, 100 if to == CHANNELS else 0)
             if hurry:
                 await _until(lambda: any(each.moved for each in crowd), patience, "nobody has moved")
                 hurried = time.monotonic()
                 await asyncio.to_thread(stack.hurry)
-            await _until(lambda: all(each.backend == CHANNELS or each.ends for each in crowd), patience, "some stayed")
+            await _until(lambda: all(each.backend == to or each.ends for each in crowd), patience, "some stayed")
             ended = time.monotonic()
     finally:
         for each in crowd:
