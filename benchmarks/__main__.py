@@ -23,7 +23,10 @@ from benchmarks.page import VERDICTS, page
 from benchmarks.result import Result, figure, ratio
 from benchmarks.world import World
 
-MODULES: Final = ("publishing", "fanout", "direct", "idle", "heartbeats", "commands", "storm", "size")
+MODULES: Final = (
+    *("publishing", "fanout", "direct", "idle", "heartbeats", "commands", "storm", "size"),
+    "rollback",  # last: its servers are the demo's, and take the longest
+)
 PACKAGES: Final = ("Django", "channels", "channels_redis", "redis", "uvicorn", "gunicorn", "pyuwsgi", "gevent")
 WIDTH: Final = 176  # of the table where it goes to a file
 ROOT: Final = Path(__file__).resolve().parent.parent
