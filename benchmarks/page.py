@@ -162,12 +162,13 @@ header p { margin: 0; color: var(--soft); max-width: 46rem; }
 h1 { margin: .1rem 0 .6rem; font-size: clamp(1.6rem, 4vw, 2.3rem); line-height: 1.15; letter-spacing: -.02em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .7rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .42rem .55rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 thead th { border: 0; color: var(--soft); font-weight: 500; }
 tbody th { text-align: left; padding-left: 0; font-weight: 600; }
 tbody th small { margin-left: .6rem; color: var(--soft); font-weight: 400; }
 td:nth-child(2) { font-weight: 600; }
 .target { text-align: left; color: var(--soft); }
+td.target { white-space: normal; min-width: 10rem; }
 .verdict { font-weight: 600; color: var(--soft); }
 .good .verdict { color: var(--good); }
 .bad .verdict { color: var(--bad); }
