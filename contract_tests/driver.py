@@ -197,7 +197,7 @@ class Driver:
 
     def process_of(self, link: "Link") -> Hashable:
         """What serves a connection: connections with the same one end together when it is killed."""
-        return int(self.notes.read(link.note, "audiences")[0]["pid"])
+        return int(self.notes.read(link.note, "audiences")[-1]["pid"])  # the last: a refused handshake wrote one, too
 
     def kill(self, process: Hashable) -> None:
         """Kill it, without warning; another one takes its place."""
