@@ -20,6 +20,7 @@ from channels_impl.backend import ChannelsBackend
 from shim.api import async_bus, redis_url
 from shim.bus.asyncio import AsyncSubscription
 from shim.bus.moves import announce_command, round_from
+from shim.complaints import Complaints
 from shim.conf import conf
 from shim.core.connection import Connection, End, Keep, Ping
 from shim.core.connection import Effect as ConnectionEffect
@@ -35,6 +36,8 @@ from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
+
+_complaints = Complaints()
 
 KEEPING: Final = 2  # time-outs for which a state that is to be saved is waited for: others may be in front of it
 RETRY_SECONDS: Final = 1.0
@@ -201,14 +204,16 @@ class Process:
         try:
             self._perform(self.hub.message(channel, data))
         except WireError as error:
-            logger.warning("passed over something on %s: %s", channel, error)
+            if _complaints.allow("message"):
+                logger.warning("passed over something on %s: %s", channel, error)
 
     def _told(self, data: bytes) -> None:
         """Something was said to all processes."""
         try:
             self._end(self.node.control(data, time.monotonic()))
         except WireError as error:
-            logger.warning("passed over a control message: %s", error)
+            if _complaints.allow("control"):
+                logger.warning("passed over a control message: %s", error)
 
     # Tasks
 

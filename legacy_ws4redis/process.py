@@ -22,6 +22,7 @@ from legacy_ws4redis.backend import LegacyBackend
 from shim.api import redis_url, sync_bus
 from shim.bus.moves import announce_command, round_from
 from shim.bus.sync import SyncSubscription
+from shim.complaints import Complaints
 from shim.conf import conf
 from shim.core.connection import Connection, End, Keep, Ping
 from shim.core.connection import Effect as ConnectionEffect
@@ -37,6 +38,8 @@ from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
 
 logger = logging.getLogger("realtime")
+
+_complaints = Complaints()
 
 KEEPING: Final = 2  # time-outs for which a state that is to be saved is waited for: others may be in front of it
 RETRY_SECONDS: Final = 1.0
@@ -200,14 +203,16 @@ class Process:
             with self.lock:
                 self._perform(self.hub.message(channel, data))
         except WireError as error:
-            logger.warning("passed over something on %s: %s", channel, error)
+            if _complaints.allow("message"):
+                logger.warning("passed over something on %s: %s", channel, error)
 
     def _told(self, data: bytes) -> None:
         """Something was said to all processes; the lock is held."""
         try:
             self._end(self.node.control(data, time.monotonic()))
         except WireError as error:
-            logger.warning("passed over a control message: %s", error)
+            if _complaints.allow("control"):
+                logger.warning("passed over a control message: %s", error)
 
     # Threads
 

@@ -35,6 +35,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save, pre_de
 from shim.api import sync_bus
 from shim.bus.commands import new_epoch
 from shim.bus.flag import flag_key, number_command, number_from, publish_command, stored_command, stored_from
+from shim.complaints import Complaints
 from shim.conf import conf
 from shim.core.cohorts import MAX_LISTED, FlagState, Snapshot
 from shim.core.errors import RealtimeUnavailable, WireError
@@ -50,25 +51,10 @@ LOOK_INTERVAL: Final = 0.25
 """Seconds for which `current` trusts what it knows: contract 8.2's 250 ms, for those who get no pushes."""
 
 _POLL_JITTER: Final = 0.2  # of the interval, either way: processes that start together do not poll together
-_QUIET: Final = 60.0  # seconds between two complaints about the same thing
 _ATTEMPTS: Final = 3  # of a push whose number was lost together with Redis's data
 
 
-class _Complaints:
-    """Lets each kind of complaint into the log once a minute."""
-
-    def __init__(self) -> None:
-        self._next: dict[str, float] = {}
-
-    def allow(self, kind: str) -> bool:
-        now = monotonic()
-        if now < self._next.get(kind, now):
-            return False
-        self._next[kind] = now + _QUIET
-        return True
-
-
-_complaints = _Complaints()
+_complaints = Complaints()
 
 
 def _too_long(what: str) -> None:

@@ -23,6 +23,7 @@ from shim.bus.commands import heard, subscriptions
 from shim.bus.endpoint import is_memory
 from shim.bus.memory_redis import NOTHING, Line, memory_redis
 from shim.bus.moves import announce_command, round_from
+from shim.complaints import Complaints
 from shim.conf import conf
 from shim.core.cohorts import Cohort
 from shim.core.connection import Connection as CoreConnection
@@ -44,6 +45,8 @@ from shim.testing.client import PONG, MemoryClient
 from shim.testing.visit import Visit, run
 
 logger = logging.getLogger("realtime")
+
+_complaints = Complaints()
 
 RETRY_SECONDS: Final = 1.0
 MAX_FAILURES: Final = 100
@@ -354,13 +357,15 @@ class MemoryServer:
             else:
                 self._perform(self.hub.message(channel, data))
         except WireError as error:
-            logger.warning("passed over something on %s: %s", channel, error)
+            if _complaints.allow("message"):
+                logger.warning("passed over something on %s: %s", channel, error)
 
     def _told(self, data: bytes) -> None:
         try:
             self._end(self.node.control(data, self.clock()))
         except WireError as error:
-            logger.warning("passed over a control message: %s", error)
+            if _complaints.allow("control"):
+                logger.warning("passed over a control message: %s", error)
 
     def _heal(self, requests: tuple[ReadRequest, ...]) -> None:
         try:

@@ -19,6 +19,7 @@ from django.urls import reverse
 from waffle.models import Flag
 
 from shim import rollout
+from shim.complaints import Complaints
 from shim.core.cohorts import CHANNELS, LEGACY, Snapshot, Subject
 from shim.core.errors import RealtimeUnavailable
 from shim.core.names import control_channel
@@ -78,7 +79,7 @@ def ear(bus_settings: str, database: None) -> Iterator[Ear]:
 
 @pytest.fixture(autouse=True)
 def _complaints_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "_complaints", rollout._Complaints())
+    monkeypatch.setattr(rollout, "_complaints", Complaints())
     monkeypatch.setattr(rollout, "_asked", None)
 
 
