@@ -502,7 +502,7 @@ class TestOutages:
         state, fresh = new_state(), new_state()
         poll(state)
         now = 0.0
-        monkeypatch.setattr("shim.rollout.monotonic", lambda: now)
+        monkeypatch.setattr("shim.complaints.monotonic", lambda: now)
         with database_down():
             for now in (0.0, 5.0, 59.0):  # noqa: B007 - the clock reads it
                 assert not poll(state)
