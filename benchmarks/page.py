@@ -52,13 +52,13 @@ def _table(results: Iterable[Result]) -> str:
         f'<th scope="row">{escape(result.name)}<small>{escape(result.unit)}</small></th>'
         f"<td>{figure(result.ours)}</td><td>{figure(result.peer)}</td><td>{figure(result.floor)}</td>"
         f"<td>{ratio(result.ours_vs_peer)}</td><td>{ratio(result.ours_vs_floor)}</td>"
-        f'<td class="target">{escape("; ".join(map(str, result.bounds)))}</td>'
-        f'<td class="verdict">{VERDICTS[result.met]}</td></tr>'
+        f'<td class="verdict">{VERDICTS[result.met]}</td>'
+        f'<td class="target">{"<br>".join(escape(str(bound)) for bound in result.bounds)}</td></tr>'
         for result in results
     )
     return (
         '<div class="wide"><table><thead><tr><th></th><th>ours</th><th>peer</th><th>floor</th><th>ours / peer</th>'
-        f'<th>ours / floor</th><th class="target">target</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<th>ours / floor</th><th></th><th class="target">target</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
@@ -162,13 +162,12 @@ header p { margin: 0; color: var(--soft); max-width: 46rem; }
 h1 { margin: .1rem 0 .6rem; font-size: clamp(1.6rem, 4vw, 2.3rem); line-height: 1.15; letter-spacing: -.02em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .55rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .42rem .5rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 thead th { border: 0; color: var(--soft); font-weight: 500; }
 tbody th { text-align: left; padding-left: 0; font-weight: 600; }
-tbody th small { margin-left: .6rem; color: var(--soft); font-weight: 400; }
+tbody th small { display: block; color: var(--soft); font-weight: 400; }
 td:nth-child(2) { font-weight: 600; }
 .target { text-align: left; color: var(--soft); }
-td.target { white-space: normal; min-width: 10rem; }
 .verdict { font-weight: 600; color: var(--soft); }
 .good .verdict { color: var(--good); }
 .bad .verdict { color: var(--bad); }
