@@ -25,18 +25,18 @@ ONE_EACH: Final = "a Redis connection each"
 OURS: Final = (CHANNELS, LEGACY)
 
 
-def command(name: str, world: World) -> list[str]:
+def command(name: str, redis_url: str) -> list[str]:
     """What starts a server."""
     commands: Mapping[str, list[str]] = {
         CHANNELS: gunicorn("benchmarks.servers.ours_asgi", "channels_impl.worker.RealtimeWorker"),
         LEGACY: uwsgi("benchmarks.servers.ours_wsgi"),
         STOCK: gunicorn("benchmarks.servers.stock", "benchmarks.servers.worker.StockWorker"),
         TASK_EACH: gunicorn("benchmarks.servers.tasks", "benchmarks.servers.worker.StockWorker"),
-        SOCKETS: [sys.executable, "-m", "benchmarks.servers.floor", "{port}", world.redis_url],
+        SOCKETS: [sys.executable, "-m", "benchmarks.servers.floor", "{port}", redis_url],
         BARE_ASGI: gunicorn("benchmarks.servers.bare_asgi", "benchmarks.servers.worker.StockWorker"),
         BARE_UWSGI: uwsgi("benchmarks.servers.bare_wsgi"),
         BARE_GREENLETS: [sys.executable, "-m", "benchmarks.servers.greenlets", "{port}"],
-        ONE_EACH: [sys.executable, "-m", "benchmarks.servers.one_each", "{port}", world.redis_url],
+        ONE_EACH: [sys.executable, "-m", "benchmarks.servers.one_each", "{port}", redis_url],
     }
     return commands[name]
 
@@ -63,6 +63,6 @@ def field(
             env = {**world.env, "BENCH_SETTINGS": json.dumps((settings or {}).get(name, {}))}
             env["REALTIME_PREFIX"] = prefix(name) if name in OURS else "rt"
             log = Path(folder) / f"{len(running)}.log"
-            server = Server(name, command(name, world), port=free_ports(1), env=env, log=log)
+            server = Server(name, command(name, world.redis_url), port=free_ports(1), env=env, log=log)
             running[name] = stack.enter_context(server)
         yield running

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.field import CHANNELS, LEGACY, command
-from benchmarks.world import World
 from contract_tests.project.servers import ContractServers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,9 +14,9 @@ WHO_COMES_AND_WHEN = {"REALTIME_REDIS_URL", "REALTIME_PACE", "REALTIME_LIMITS"}
 
 
 def test_the_servers_run_as_the_contracts_do(tmp_path: Path) -> None:
-    contract, world = ContractServers(20_000, directory=tmp_path), World()
-    asgi = contract._gunicorn(), command(CHANNELS, world)
-    wsgi = contract._uwsgi(), command(LEGACY, world)
+    contract = ContractServers(20_000, directory=tmp_path)
+    asgi = contract._gunicorn(), command(CHANNELS, contract.redis_url)
+    wsgi = contract._uwsgi(), command(LEGACY, contract.redis_url)
     assert len({_after(words, "--worker-class") for words in asgi}) == 1
     for option in ("--gevent", "--gevent-early-monkey-patch", "--http-socket"):
         assert all(option in words for words in wsgi)
