@@ -5,6 +5,10 @@ connection. One handshake at a time is what a request does. In a storm hundreds 
 form that serves many (`Doorway.gather`): then a thread takes all that wait for it, and asks the database once. What was
 opened for one of them serves the next, too: a thread gives its connections back when nobody has come for a while.
 
+A greenlet that is woken for the first of a storm would find only that one: nobody else runs until it waits, and it
+does not wait before the database has answered, if then. So where somebody has just come before, it lets others in
+first, as long as they come. Whoever comes alone is served at once.
+
 Slow handlers keep nobody out, since they run elsewhere; a slow database makes everybody wait their turn and never takes
 more connections than there are threads here.
 """
@@ -12,6 +16,7 @@ more connections than there are threads here.
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +32,17 @@ BATCH: Final = 64
 
 IDLE_SECONDS: Final = 1.0
 """How long a thread keeps its database connections while nobody comes."""
+
+RUSH_SECONDS: Final = 0.05
+"""Who comes so soon after another is probably not the last."""
+
+LULL_SECONDS: Final = 0.002
+"""When nobody has come for so long, those who are there are served."""
+
+HOLD_SECONDS: Final = 0.02
+"""How long those who come in a rush are waited for at most. CPU time that they use meanwhile has to be used anyway."""
+
+_PAUSE: Final = 0.000_1  # seconds; any wait lets greenlets go on and sockets be looked at, which `sleep(0)` does not
 
 TURN_SECONDS: Final = 10.0
 """How long somebody waits for their turn. What they came for may take longer: that is the caller's own."""
@@ -189,6 +205,8 @@ class _Room:
         self._waiting: deque[_Ticket] = deque()
         self._idle = 0
         self._is_waking = False  # a thread has been woken, or started, and will take what there is
+        self._came_at = -RUSH_SECONDS
+        self._is_rush = False
 
     def put(self, ticket: _Ticket, size: int) -> bool:
         """Let somebody in. Whether one more thread is to be started, of so many at most."""
@@ -196,6 +214,8 @@ class _Room:
             if len(self._waiting) >= LINE:
                 raise Crowded(f"{LINE} are waiting already")
             self._waiting.append(ticket)
+            now = time.monotonic()
+            self._is_rush, self._came_at = now - self._came_at < RUSH_SECONDS, now
             if self._is_waking:
                 return False
             if self._idle:
@@ -221,9 +241,11 @@ class _Room:
             self._idle += 1
             came = self._changed.wait_for(lambda: self._waiting, patience)
             self._idle -= 1
+            if came and self._is_rush and self._waiting[0].function in together:
+                self._hold()
             self._is_waking = False
-            if not came:
-                return None
+            if not self._waiting:  # also where another thread was faster
+                return [] if came else None
             first = self._waiting.popleft()
             tickets = [first]
             if first.function in together:
@@ -235,6 +257,17 @@ class _Room:
             if self._waiting and self._idle:
                 self._wake()
             return tickets
+
+    def _hold(self) -> None:
+        """Let others in, as long as they come; nobody else is woken for them meanwhile. The lock is let go of."""
+        self._is_waking = True
+        until = time.monotonic() + HOLD_SECONDS
+        while len(self._waiting) < BATCH and time.monotonic() < min(until, self._came_at + LULL_SECONDS):
+            self._changed.release()
+            try:
+                time.sleep(_PAUSE)
+            finally:
+                self._changed.acquire()
 
     def _grow(self, size: int) -> bool:
         if self.threads == size:

@@ -5,6 +5,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,6 +148,29 @@ def test_those_who_wait_for_the_same_are_served_together() -> None:
     assert crowds == [list(range(BATCH)), list(range(BATCH, 100))]
     assert doorway.ask(double, 5) == 10
     assert crowds[-1] == [5]
+
+
+def test_who_is_woken_in_a_rush_lets_others_in_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Under gevent nobody else runs before a thread at the door waits: a storm was served one by one.
+    room, now, others = _Room(), 100.0, list[_Ticket]()
+
+    def pause(_: float) -> None:
+        nonlocal now
+        now += 0.001
+        if len(others) < 5:
+            others.append(_Ticket(print, (), lambda: None))
+            assert not room.put(others[-1], 2)  # nobody else is woken
+
+    monkeypatch.setattr(doorways, "time", SimpleNamespace(sleep=pause, monotonic=lambda: now))
+    alone, first = (_Ticket(print, (), lambda: None) for _ in range(2))
+    assert room.put(alone, 2)
+    assert room.take({print}, 0) == [alone]
+    assert not others
+    room.put(first, 2)
+    assert room.take({print}, 0) == [first, *others]
+    assert len(others) == 5
+    room.put(alone := _Ticket(print, (), lambda: None), 2)
+    assert room.take({}, 0) == [alone]  # who is served alone anyway waits for nobody
 
 
 def test_one_who_spoils_it_for_all_does_so_for_nobody_else() -> None:
