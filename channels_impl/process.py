@@ -25,6 +25,7 @@ from shim.conf import conf
 from shim.core.connection import Connection, End, Keep, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
+from shim.core.fleet import Announcement
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
 from shim.core.kept import BATCH, Batch, Keeping
@@ -58,7 +59,7 @@ class Process:
         )
         self._first_answer = asyncio.Event()
         self._reads: asyncio.Queue[tuple[ReadRequest, ...]] = asyncio.Queue()  # a topic has one read at most in it
-        self._announcements: asyncio.Queue[int] = asyncio.Queue()  # one at most
+        self._announcements: asyncio.Queue[Announcement] = asyncio.Queue()  # one at most
         self._keepings: asyncio.Queue[Keeping] = asyncio.Queue()
         self._is_keeping = True
         self._subscription = AsyncSubscription(
@@ -210,7 +211,8 @@ class Process:
     def _told(self, data: bytes) -> None:
         """Something was said to all processes."""
         try:
-            self._end(self.node.control(data, time.monotonic()))
+            self._end(self.node.control(data, now := time.monotonic()))
+            self._announce_due(now)  # the timer would do it too, and the first move be so much later
         except WireError as error:
             if _complaints.allow("control"):
                 logger.warning("passed over a control message: %s", error)
@@ -225,8 +227,7 @@ class Process:
             now = time.monotonic()
             self._end(self.node.tick(now))
             rest = self.node.rest(now)
-            if (wanted := self.node.announced(now)) is not None:
-                self._announcements.put_nowait(wanted)
+            self._announce_due(now)
             if now >= retry_at:
                 retry_at = now + RETRY_SECONDS
                 self._perform([*self.hub.retry(), *self.hub.check()])
@@ -276,9 +277,9 @@ class Process:
     async def _announce(self) -> None:
         """Announce moves to the fleet, and take this process's share of them (contract 8.5)."""
         while True:
-            wanted, round = await self._announcements.get(), None
+            said, round = await self._announcements.get(), None
             try:
-                round = round_from(await self.bus.execute(*announce_command(self.conf.prefix, wanted)))
+                round = round_from(await self.bus.execute(*announce_command(self.conf.prefix, said)))
             except RealtimeUnavailable as error:
                 if not self.node.is_alone:
                     logger.warning("the fleet's rate is not known, moves go by this process's own: %s", error)
@@ -286,6 +287,10 @@ class Process:
                 self.node.granted(round, time.monotonic())
 
     # Inside
+
+    def _announce_due(self, now: float) -> None:
+        if (said := self.node.announced(now)) is not None:
+            self._announcements.put_nowait(said)
 
     async def _learn_flag(self) -> None:
         try:

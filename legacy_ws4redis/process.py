@@ -27,6 +27,7 @@ from shim.conf import conf
 from shim.core.connection import Connection, End, Keep, Ping
 from shim.core.connection import Effect as ConnectionEffect
 from shim.core.errors import RealtimeUnavailable, WireError
+from shim.core.fleet import Announcement
 from shim.core.history import ReadRequest, ReadResult
 from shim.core.hub import Effect, Read, Subscribe, Unsubscribe
 from shim.core.kept import BATCH, Batch, Keeping
@@ -61,7 +62,7 @@ class Process:
         self.node = Node(LegacyBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
         self._first_answer = threading.Event()
         self._reads: queue.SimpleQueue[tuple[ReadRequest, ...]] = queue.SimpleQueue()
-        self._announcements: queue.SimpleQueue[int] = queue.SimpleQueue()  # one at most
+        self._announcements: queue.SimpleQueue[Announcement] = queue.SimpleQueue()  # one at most
         self._keepings: queue.SimpleQueue[Keeping] = queue.SimpleQueue()
         self._is_keeping = True
         self._subscription = SyncSubscription(
@@ -209,7 +210,8 @@ class Process:
     def _told(self, data: bytes) -> None:
         """Something was said to all processes; the lock is held."""
         try:
-            self._end(self.node.control(data, time.monotonic()))
+            self._end(self.node.control(data, now := time.monotonic()))
+            self._announce_due(now)  # the timer would do it too, and the first move be so much later
         except WireError as error:
             if _complaints.allow("control"):
                 logger.warning("passed over a control message: %s", error)
@@ -225,8 +227,7 @@ class Process:
             with self.lock:
                 due = self.node.tick(now)
                 rest = self.node.rest(now)
-                if (wanted := self.node.announced(now)) is not None:
-                    self._announcements.put(wanted)
+                self._announce_due(now)
                 if now >= retry_at:
                     retry_at = now + RETRY_SECONDS
                     self._perform([*self.hub.retry(), *self.hub.check()])
@@ -278,9 +279,9 @@ class Process:
     def _announce(self) -> None:
         """Announce moves to the fleet, and take this process's share of them (contract 8.5)."""
         while True:
-            wanted, round = self._announcements.get(), None
+            said, round = self._announcements.get(), None
             try:
-                round = round_from(self.bus.execute(*announce_command(self.conf.prefix, wanted)))
+                round = round_from(self.bus.execute(*announce_command(self.conf.prefix, said)))
             except RealtimeUnavailable as error:
                 if not self.node.is_alone:
                     logger.warning("the fleet's rate is not known, moves go by this process's own: %s", error)
@@ -289,6 +290,10 @@ class Process:
                     self.node.granted(round, time.monotonic())
 
     # Inside
+
+    def _announce_due(self, now: float) -> None:
+        if (said := self.node.announced(now)) is not None:
+            self._announcements.put(said)
 
     def _learn_flag(self) -> None:
         try:

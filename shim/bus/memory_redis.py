@@ -368,17 +368,22 @@ class MemoryRedis:
         self._tell(channel, message)
         return 1
 
-    def _announce(self, key: str, length: int, wanted: int) -> object:
+    def _announce(self, key: str, length: int, wanted: int, claimed: int, rate: str) -> object:
         round, elapsed = divmod(self._now(), length)
         fields = self._hashes.setdefault(key, {})
         known = int(fields.get("round", -1))
-        total, place = 0, 0
+        total, place, spare, given = 0, 0, 0, -1
         if known == round:
-            total, place = int(fields["now"]), int(fields["next"])
+            total, place, spare = int(fields["now"]), int(fields["next"]), int(fields["spare"])
         elif known == round - 1:
             total = int(fields["next"])
-        fields.update(round=str(round), now=str(total), next=str(place + wanted))
-        return [round, elapsed, total, place]
+        if claimed != round:
+            slots = math.ceil((round + 1) * float(rate)) - math.ceil(round * float(rate))
+            free = max(total, spare, math.ceil(elapsed * slots / length))
+            if free < slots:
+                given, spare = free, free + 1
+        fields.update(round=str(round), now=str(total), next=str(place + wanted), spare=str(spare))
+        return [round, elapsed, total, place, given]
 
     def _count(self, key: str, ttl: int) -> object:
         now = self._now()

@@ -7,6 +7,9 @@ line of all that are announced for that round, and how long the line became that
 to the line evenly. Nobody has to be asked again, no slot is given twice, and each process gets its share of each round,
 whoever came first and however many they are.
 
+Who comes after a flip has nothing announced for the round that runs, and need not wait for its end all the same: a slot
+of it that the line has left over, one for each process, is given with the answer to whoever asks first.
+
 A slot that is not used is lost, and nothing is ever owed: a flag that is turned back leaves no debt, and a hurry counts
 from the next round on. Those who wait are done after their number divided by the rate, and two rounds.
 
@@ -38,12 +41,29 @@ class Round:
         number: of the round that runs. elapsed: seconds since it began.
         total: what all processes have announced for it, in the round before.
         place: what others have announced for the next round before this process did.
+        spare: a slot of the round that runs, which nobody had and which is now this process's; -1 for none.
     """
 
     number: int
     elapsed: float
     total: int
     place: int
+    spare: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a process says to Redis.
+
+    Attributes:
+        wanted: how many it could move in the next round.
+        claimed: the last round that it has announced something for: in that one it gets no spare slot. -1 for none.
+        rate: moves a second of the whole fleet.
+    """
+
+    wanted: int
+    claimed: int
+    rate: float
 
 
 def slots(number: int, rate: float) -> int:
@@ -99,8 +119,8 @@ class Fleet:
             self.is_open = True
         return False
 
-    def announce(self, wanted: int, now: float) -> int | None:
-        """Announce how many connections could be moved in the next round.
+    def announce(self, wanted: int, rate: float, now: float) -> Announcement | None:
+        """Announce how many connections could be moved in the next round, at the rate of the fleet.
 
         Returns:
             What to say to Redis, None for nothing: then nobody waits.
@@ -109,7 +129,7 @@ class Fleet:
             self.is_open, self._missed, self._claim = False, 0, None
             return None
         self._asked, self._wanted = now, wanted
-        return wanted
+        return Announcement(wanted, self._claim[0] if self._claim else -1, rate)
 
     def answered(self, round: Round, rate: float, now: float) -> None:
         """Redis has answered: here are this round's slots."""
@@ -123,12 +143,13 @@ class Fleet:
         self._until = self._next + _SLACK
         self._slots.clear()
         if claim is not None and claim[0] == round.number:
-            count = slots(round.number, rate)
             mine = dealt(round.number, round.total, claim[1], claim[2], rate)
-            self._slots.extend(began + ROUND_SECONDS * slot / count for slot in mine)
             self._missed = 0
         else:
+            mine = range(round.spare, round.spare + 1) if round.spare >= 0 else range(0)
             self._missed += 1
+        count = slots(round.number, rate)
+        self._slots.extend(began + ROUND_SECONDS * slot / max(count, 1) for slot in mine)
         self.is_open = self._missed > _MISSES
 
     def unanswered(self, now: float) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from shim.core.cohorts import FlagState, Snapshot
 from shim.core.connection import OPEN, Connection, Effect, State
 from shim.core.errors import WireError, shown
-from shim.core.fleet import ROUND_SECONDS, Fleet, Round
+from shim.core.fleet import ROUND_SECONDS, Announcement, Fleet, Round
 from shim.core.pacing import TokenBucket, between, moments, spread
 from shim.core.protocol import Close, Protocol
 
@@ -272,15 +272,15 @@ class Node:
         """Whether moves go by the process's own rate, because Redis does not tell the fleet's."""
         return self._fleet.is_open
 
-    def announced(self, now: float) -> int | None:
+    def announced(self, now: float) -> Announcement | None:
         """What the shell should announce on Redis just now: how many moves are wanted in the fleet's next round.
 
-        Ask after each `tick`; then say `granted`, once, whenever the answer is there.
+        Ask after each `tick` and each `control`; then say `granted`, once, whenever the answer is there.
 
         Returns:
-            A number over 0, or None for nothing.
+            None for nothing.
         """
-        if self._fleet_rate is None or self.draining or not self._fleet.is_due(now):
+        if (rate := self._fleet_rate) is None or self.draining or not self._fleet.is_due(now):
             return None
         until = now + 2 * ROUND_SECONDS  # the next round's end at the latest
         wanted = sum(
@@ -288,7 +288,7 @@ class Node:
             for id, moment in self._leaving.items()
             if (connection := self.connections.get(id)) is not None
         )
-        return self._fleet.announce(min(wanted, ceil(self._rate * ROUND_SECONDS)), now)
+        return self._fleet.announce(min(wanted, ceil(self._rate * ROUND_SECONDS)), rate, now)
 
     def granted(self, round: Round | None, now: float) -> None:
         """Redis has answered what was announced, or has not (None): then moves go by the process's own rate."""

@@ -239,8 +239,7 @@ class MemoryServer:
             return
         now = self.clock()
         self._end(self.node.tick(now))
-        if (wanted := self.node.announced(now)) is not None:
-            self._announce(wanted)
+        self._announce_due()
         if now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
             self._perform([*self.hub.retry(), *self.hub.check()])
@@ -363,6 +362,7 @@ class MemoryServer:
     def _told(self, data: bytes) -> None:
         try:
             self._end(self.node.control(data, self.clock()))
+            self._announce_due()
         except WireError as error:
             if _complaints.allow("control"):
                 logger.warning("passed over a control message: %s", error)
@@ -377,10 +377,12 @@ class MemoryServer:
         for result in results:
             self._perform(self.hub.healed(result))
 
-    def _announce(self, wanted: int) -> None:
+    def _announce_due(self) -> None:
+        if (said := self.node.announced(self.clock())) is None:
+            return
         round = None
         with suppress(RealtimeUnavailable):
-            round = round_from(sync_bus().execute(*announce_command(conf().prefix, wanted)))
+            round = round_from(sync_bus().execute(*announce_command(conf().prefix, said)))
         self.node.granted(round, self.clock())
 
     def _learn_flag(self) -> bool:

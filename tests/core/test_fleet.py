@@ -17,7 +17,7 @@ from shim.bus.memory_redis import MemoryRedis
 from shim.bus.moves import announce_command, round_from
 from shim.core.cohorts import LEGACY, FlagState, Snapshot, Subject
 from shim.core.connection import Connection, End, State
-from shim.core.fleet import PATIENCE_SECONDS, RETRY_SECONDS, ROUND_SECONDS, Fleet, Round, dealt, slots
+from shim.core.fleet import PATIENCE_SECONDS, RETRY_SECONDS, ROUND_SECONDS, Announcement, Fleet, Round, dealt, slots
 from shim.core.limits import Limits
 from shim.core.node import Node, Pace
 from shim.core.pacing import TokenBucket
@@ -75,7 +75,7 @@ class TestTheGate:
         """A gate whose first announcement is on its way."""
         fleet = Fleet()
         assert fleet.is_due(now)
-        assert fleet.announce(wanted, now) == wanted
+        assert fleet.announce(wanted, 20.0, now) == Announcement(wanted, -1, 20.0)
         assert not fleet.is_due(now)
         return fleet
 
@@ -85,16 +85,23 @@ class TestTheGate:
         assert not fleet.take(0.29)
         assert not fleet.is_due(0.29)
         assert fleet.is_due(0.3)
-        fleet.announce(10, 0.3)
+        fleet.announce(10, 20.0, 0.3)
         fleet.answered(Round(8, 0.0, 20, 5), 20.0, 0.3)
         taken = [now / 100 for now in range(30, 80) if fleet.take(now / 100)]
         assert len(taken) == 5  # half of the line, so half of the round
         assert all(later - earlier >= 0.04 for earlier, later in pairwise(taken))
 
+    def test_a_spare_slot_of_the_round_that_runs_is_used_in_it(self) -> None:
+        fleet = self.gate()
+        fleet.answered(Round(7, 0.2, 0, 0, spare=5), 20.0, 0.0)
+        assert not fleet.take(0.04)
+        assert fleet.take(0.06)  # the fifth of ten in half a second, of which two fifths are over
+        assert not fleet.take(0.29)
+
     def test_what_is_not_used_is_lost(self) -> None:
         fleet = self.gate()
         fleet.answered(Round(7, 0.0, 0, 0), 20.0, 0.0)
-        fleet.announce(10, 0.5)
+        fleet.announce(10, 20.0, 0.5)
         fleet.answered(Round(8, 0.0, 10, 0), 20.0, 0.5)
         assert fleet.take(0.6)
         assert not fleet.take(1.3)
@@ -112,7 +119,7 @@ class TestTheGate:
         assert fleet.take(0.1)
         assert not fleet.is_due(0.1 + RETRY_SECONDS - 0.01)
         assert fleet.is_due(0.1 + RETRY_SECONDS)
-        fleet.announce(10, 1.1)
+        fleet.announce(10, 20.0, 1.1)
         assert fleet.take(1.1)  # until there is an answer
         fleet.answered(Round(7, 0.0, 0, 0), 20.0, 1.11)
         assert not fleet.take(1.11)
@@ -127,13 +134,13 @@ class TestTheGate:
         for number in range(4):
             assert not fleet.is_open
             fleet.answered(Round(number * 3, 0.0, 50, 0), 20.0, number * 1.5)
-            fleet.announce(10, (number + 1) * 1.5)
+            fleet.announce(10, 20.0, (number + 1) * 1.5)
         assert fleet.is_open
 
     def test_is_shut_again_for_the_next_flip(self) -> None:
         fleet = self.gate()
         fleet.unanswered(0.1)
-        assert fleet.announce(0, 2.0) is None
+        assert fleet.announce(0, 20.0, 2.0) is None
         assert not fleet.take(2.0)
 
 
@@ -213,13 +220,13 @@ class System:
             self.gone[each.id] = self.now
             each.ended(1012)
             process.node.closed(each)
-        if (wanted := process.node.announced(self.now)) is not None:
-            self._at(self.now + process.way, lambda: self._ask(process, wanted))
+        if (said := process.node.announced(self.now)) is not None:
+            self._at(self.now + process.way, lambda: self._ask(process, said))
         self._at(self.now + TICK, lambda: self._tick(process))
 
-    def _ask(self, process: Process, wanted: int) -> None:
+    def _ask(self, process: Process, said: Announcement) -> None:
         if self.answers:
-            reply = self.redis.call(announce_command("rt", wanted))
+            reply = self.redis.call(announce_command("rt", said))
             self._at(self.now + process.way, lambda: process.node.granted(round_from(reply), self.now))
         else:
             self._at(self.now + process.way, lambda: process.node.granted(None, self.now))
@@ -290,6 +297,17 @@ class TestManyProcesses:
         assert system.left() == 0
         ends = [max(system.gone[each.id] for each in process.all) for process in system.processes]
         assert min(ends) > max(ends) - 2.0
+
+    @pytest.mark.parametrize("begun", [0.0, 0.2, 0.4])
+    def test_the_first_need_not_wait_for_the_next_round(self, begun: float) -> None:
+        system = System(Pace(fleet_moves=200.0, moves=200.0), [(500, n / 5, 0.005) for n in range(5)])
+        system.run(begun)
+        began = system.now
+        system.turn(100)
+        system.run(2 * ROUND_SECONDS)
+        first = sorted(system.gone.values())[:5]
+        assert first[0] - began <= 2 * TICK + 2 * 0.005
+        assert most_within(first, 0.004) <= 5  # a slot of its own for each
 
     def test_one_alone_is_not_held_up(self) -> None:
         """Where the fleet has room, a process's own rate is all that holds."""
