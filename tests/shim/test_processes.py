@@ -12,6 +12,7 @@ from channels_impl import process as channels
 from legacy_ws4redis import process as legacy
 from shim.bus.memory_redis import MemoryRedis, install
 from shim.core.cohorts import FlagState, Snapshot
+from shim.core.fleet import Announcement
 
 
 def learned(state: FlagState) -> bool:
@@ -53,17 +54,17 @@ class Over(Exception):
 class Announcements:
     """What a process announces, in place of the queue that its timer fills."""
 
-    def __init__(self, *wanted: int) -> None:
-        self.wanted = list(wanted)
+    def __init__(self, *said: Announcement) -> None:
+        self.said = list(said)
 
-    def get(self) -> int:
-        if not self.wanted:
+    def get(self) -> Announcement:
+        if not self.said:
             raise Over
-        return self.wanted.pop(0)
+        return self.said.pop(0)
 
 
 class AsyncAnnouncements(Announcements):
-    async def get(self) -> int:  # type: ignore[override]
+    async def get(self) -> Announcement:  # type: ignore[override]
         return super().get()
 
 
@@ -85,8 +86,9 @@ def test_a_legacy_process_goes_by_its_own_rate_while_redis_is_away(
     for wanted, is_alone in ((5, True), (5, True), (3, False)):
         if not is_alone:
             away.start()
-        process.node._fleet.announce(wanted, monotonic())
-        monkeypatch.setattr(process, "_announcements", Announcements(wanted))
+        said = process.node._fleet.announce(wanted, 200.0, monotonic())
+        assert said is not None
+        monkeypatch.setattr(process, "_announcements", Announcements(said))
         with suppress(Over):
             process._announce()
         assert process.node.is_alone is is_alone
@@ -101,8 +103,9 @@ def test_a_channels_process_goes_by_its_own_rate_while_redis_is_away(
         for wanted, is_alone in ((5, True), (5, True), (3, False)):
             if not is_alone:
                 away.start()
-            process.node._fleet.announce(wanted, monotonic())
-            monkeypatch.setattr(process, "_announcements", AsyncAnnouncements(wanted))
+            said = process.node._fleet.announce(wanted, 200.0, monotonic())
+            assert said is not None
+            monkeypatch.setattr(process, "_announcements", AsyncAnnouncements(said))
             with suppress(Over):
                 await process._announce()
             assert process.node.is_alone is is_alone
