@@ -41,7 +41,7 @@ logger = logging.getLogger("realtime")
 _complaints = Complaints()
 
 KEEPING: Final = 2  # time-outs for which a state that is to be saved is waited for: others may be in front of it
-RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 0.9  # under a second: whenever the timer comes by that looks after heartbeats
 GOODBYE_SECONDS: Final = 6.0
 """How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
 
@@ -55,8 +55,14 @@ class Process:
         self.bus = async_bus()
         self.hub = hub_for(self.conf.wire, self.conf.prefix, name=secrets.token_hex(8), control=self._told)
         self.node = Node(
-            ChannelsBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random
+            ChannelsBackend.cohort,
+            new_state(),
+            self.conf.pace,
+            now=time.monotonic(),
+            random=random.random,
+            wake=self._wake,
         )
+        self._woken = asyncio.Event()  # the timer is
         self._first_answer = asyncio.Event()
         self._reads: asyncio.Queue[tuple[ReadRequest, ...]] = asyncio.Queue()  # a topic has one read at most in it
         self._announcements: asyncio.Queue[Announcement] = asyncio.Queue()  # one at most
@@ -217,13 +223,19 @@ class Process:
             if _complaints.allow("control"):
                 logger.warning("passed over a control message: %s", error)
 
+    def _wake(self) -> None:
+        """Somebody has to go, and the timer rests."""
+        self._woken.set()
+
     # Tasks
 
     async def _tick(self) -> None:
         """Heartbeats, moves, drains: one timer for all connections (contract 7.1, 8.5)."""
         retry_at = rest = 0.0
         while True:
-            await asyncio.sleep(rest)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), rest)
+            self._woken.clear()
             now = time.monotonic()
             self._end(self.node.tick(now))
             rest = self.node.rest(now)

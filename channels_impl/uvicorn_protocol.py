@@ -33,6 +33,7 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from channels_impl.line import EXTENSION
+from shim.core.boundary import is_pong, size_on_wire
 from shim.core.node import Refusal
 from shim.core.protocol import Close as Codes
 from shim.door import malformed
@@ -44,6 +45,8 @@ MAX_ANSWERS: Final = 1_048_576
 """Bytes that may wait in the transport when a ping is answered: the client asks, and does not listen (contract 7.2)."""
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_UNKNOWN: Final = 1 << 62  # bytes; what is compressed is not as long as what the parser makes of it
 _PING: Final = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
@@ -64,6 +67,7 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         self._answer: bytes | None = None  # the peer has ended it: our last frame, until the application knows
         self._is_over = False  # our last frame is on its way: whatever comes is thrown away
         self._partial = bytearray()  # a message of which the end has not come
+        self._begun = 0  # bytes of a frame of which the end has not come: see `shim.core.boundary`
         self._eof = False  # the peer has hung up, and may still read
 
     # Coming in
@@ -73,9 +77,12 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         self.last_heard = time.monotonic()
         if self._is_over or self._answer is not None:
             return
+        if not self._begun and is_pong(data):
+            return  # the answer to a heartbeat: it has been heard, and says no more (contract 7.1)
         if not self.handshake_initiated and (refusal := _look(data)) is not None:
             self._refuse(refusal)
             return
+        self._begun += len(data) - (0 if self.handshake_initiated else data.find(_END_OF_HEAD) + len(_END_OF_HEAD))
         self.conn.receive_data(data)
         self.handle_events()
 
@@ -84,8 +91,10 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         for event in self.conn.events_received():
             if isinstance(event, Request):
                 self.handle_connect(event)
-            elif isinstance(event, Frame) and self._answer is None:
-                self._take(event)
+            elif isinstance(event, Frame):
+                self._begun -= size_on_wire(len(event.data))
+                if self._answer is None:
+                    self._take(event)
         if not self.handshake_initiated:
             if self.conn.handshake_exc is not None:
                 self._refuse(Refusal(400, f"{self.conn.handshake_exc}"))
@@ -113,6 +122,8 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
             self._refuse(Refusal(status, f"{self.conn.handshake_exc}"))
             return
         super().handle_connect(event)
+        if self.conn.extensions:
+            self._begun = _UNKNOWN
         extensions = cast("dict[str, Any]", self.scope["extensions"])
         extensions[EXTENSION] = {"line": self}
 

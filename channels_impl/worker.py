@@ -8,6 +8,9 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 from typing import Any, ClassVar, Final
 
 from gunicorn.arbiter import Arbiter
@@ -23,6 +26,11 @@ from shim.core.protocol import frame_limit
 MARGIN_SECONDS: Final = 2.0
 """What a stopping worker needs beside the drain and its handlers: uvicorn looks at its sockets ten times a second."""
 
+TICK_SECONDS: Final = 1.0
+"""uvicorn's main loop comes by ten times as often: 600 times a minute, of which a quiet process does nothing else."""
+
+DRAIN_TICK_SECONDS: Final = 0.1
+
 
 class DrainingServer(Server):
     """uvicorn's server, with a drain between the order to end and the end (contract 9.1): see `channels_impl.stop`."""
@@ -31,9 +39,30 @@ class DrainingServer(Server):
         super().__init__(config)
         self._parent = os.getppid()
         self._drained: asyncio.Task[None] | None = None
+        self._told: Callable[[], None] = lambda: None  # wakes the main loop
+
+    async def main_loop(self) -> None:
+        """Look once a second whether to end, and at once when told to; while draining as often as uvicorn does."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(told.set)
+
+        self._told = tell
+        while not await self.on_tick(0):
+            if not self.should_exit:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), TICK_SECONDS)
+            else:
+                await asyncio.sleep(DRAIN_TICK_SECONDS)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal says that it should end."""
+        super().handle_exit(sig, frame)
+        self._told()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to end. uvicorn asks ten times a second; it tells gunicorn, too, that the worker lives."""
+        """Whether to end; it tells gunicorn, too, that the worker lives."""
         # gunicorn's own workers end when their master has; nobody else would end this one, or replace it.
         if not await super().on_tick(counter) and os.getppid() == self._parent:
             return False
@@ -45,6 +74,7 @@ class DrainingServer(Server):
     def quit(self) -> None:
         """End at once."""
         self.should_exit = self.force_exit = True
+        self._told()
 
 
 class RealtimeWorker(UvicornWorker):

@@ -43,7 +43,7 @@ logger = logging.getLogger("realtime")
 _complaints = Complaints()
 
 KEEPING: Final = 2  # time-outs for which a state that is to be saved is waited for: others may be in front of it
-RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 0.9  # under a second: whenever the timer comes by that looks after heartbeats
 GOODBYE_SECONDS: Final = 6.0
 """How long after the drain window somebody may still be here: a client has 5 s to take its close frame and hang up."""
 
@@ -59,7 +59,15 @@ class Process:
         self.bus = sync_bus()
         self.lock = threading.Lock()
         self.hub = hub_for(self.conf.wire, self.conf.prefix, name=secrets.token_hex(8), control=self._told)
-        self.node = Node(LegacyBackend.cohort, new_state(), self.conf.pace, now=time.monotonic(), random=random.random)
+        self.node = Node(
+            LegacyBackend.cohort,
+            new_state(),
+            self.conf.pace,
+            now=time.monotonic(),
+            random=random.random,
+            wake=self._wake,
+        )
+        self._woken = threading.Event()  # the timer is
         self._first_answer = threading.Event()
         self._reads: queue.SimpleQueue[tuple[ReadRequest, ...]] = queue.SimpleQueue()
         self._announcements: queue.SimpleQueue[Announcement] = queue.SimpleQueue()  # one at most
@@ -216,13 +224,18 @@ class Process:
             if _complaints.allow("control"):
                 logger.warning("passed over a control message: %s", error)
 
+    def _wake(self) -> None:
+        """Somebody has to go, and the timer rests; the lock is held."""
+        self._woken.set()
+
     # Threads
 
     def _tick(self) -> None:
         """Heartbeats, moves, drains: one timer for all connections (contract 7.1, 8.5)."""
         retry_at = rest = 0.0
         while True:
-            time.sleep(rest)
+            self._woken.wait(rest)
+            self._woken.clear()
             now = time.monotonic()
             with self.lock:
                 due = self.node.tick(now)

@@ -32,6 +32,7 @@ from legacy_ws4redis.descriptor import Descriptor
 from legacy_ws4redis.flusher import flusher
 from legacy_ws4redis.handshake import NoSocket, Refused
 from legacy_ws4redis.outbox import CLOSE_TIMEOUT, Outbox
+from shim.core.boundary import is_pong, size_on_wire
 
 __all__ = ["CLOSE_TIMEOUT", "TOO_SLOW", "NoSocket", "Refused", "Transport"]
 
@@ -41,7 +42,7 @@ PAUSE: Final = 0.000_1  # seconds; gevent's sleep(0) lets greenlets in, but look
 
 _CONTROL_SIZE: Final = 125  # bytes in the largest control frame, RFC 6455 5.5
 _REASON_SIZE: Final = _CONTROL_SIZE - 2
-_TICK: Final = 15.0  # seconds; a waiting reader is woken by the socket, this is for the case that nothing wakes it
+_TICK: Final = 900.0  # seconds; a waiting reader is woken by the socket, this is for the case that nothing wakes it
 _PING: Final = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
@@ -74,6 +75,7 @@ class Transport:
         self._messages: deque[str | bytes] | None = None  # an empty one takes 760 bytes
         self._partial = bytearray()
         self._partial_is_text = False
+        self._begun = 0  # bytes of a frame of which the end has not come: see `shim.core.boundary`
         self._verdict: tuple[bytes, int, str] | None = None  # the peer ended it: our last frame, code, reason
         self._eof = False
         self._turn_since = 0.0
@@ -276,12 +278,17 @@ class Transport:
 
     def _feed(self, data: bytes) -> None:
         self.last_heard = time.monotonic()
+        if not self._begun and is_pong(data):
+            return  # the answer to a heartbeat: it has been heard, and says no more (contract 7.1)
+        self._begun += len(data)
         self._protocol.receive_data(data)
         pings = 0
         for event in self._protocol.events_received():
-            if isinstance(event, Frame) and self._verdict is None:
-                pings += event.opcode is Opcode.PING
-                self._take(event)
+            if isinstance(event, Frame):
+                self._begun -= size_on_wire(len(event.data))
+                if self._verdict is None:
+                    pings += event.opcode is Opcode.PING
+                    self._take(event)
         answers = self._protocol.data_to_send()
         if self._verdict is not None:  # by `_take`: what was asked before it is answered, however TCP cut the stream
             if pongs := b"".join(answers[:pings]):

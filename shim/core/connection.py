@@ -285,7 +285,6 @@ class Connection:
             self._next_text = now + self._text_heartbeat.every
             self.sink.send(self._text_heartbeat.frame)
         if self._handling:
-            self._pinged = None  # its pong may lie unread while the handler works: that is our silence, not its
             return []
         if self._pinged is not None and self.sink.last_heard >= self._pinged:
             self._pinged = None
@@ -303,6 +302,17 @@ class Connection:
             return []
         self._pinged = pinged
         return [Ping()]
+
+    def next_beat(self, now: float) -> float:
+        """When `beat` should be called again, after it has been: not before this moment, and not long after it."""
+        if self._handling or self.state not in OPEN:
+            return now  # that may change at any time
+        moment = self._next_ping
+        if self._pinged is not None:
+            moment = min(moment, self._pinged + self._limits.answer)
+        if self._text_heartbeat is not None:
+            moment = min(moment, self._next_text)
+        return moment
 
     @property
     def may_be_told(self) -> bool:
@@ -399,6 +409,7 @@ class Connection:
         if not self._inbound.take(now):
             return self.close(Close.POLICY, f"over {self._limits.inbound_rate:g} messages a second: slow down")
         self._handling = True
+        self._pinged = None  # its pong may lie unread while the handler works: that is our silence, not its
         return [Handle(message, id)]
 
     def _violation(self, violation: Violation, now: float) -> list[Effect]:

@@ -72,7 +72,7 @@ class Hub:
         self._feeds_of: dict[Member, tuple[Feed, ...]] = {}
         self._unconfirmed: Counter[str] = Counter()
         self._to_check: list[Feed] = []
-        self._checks = 0
+        self._checks = self._calls = 0
 
     def __len__(self) -> int:
         """How many topics connections want."""
@@ -149,9 +149,10 @@ class Hub:
         A hole is seen when the next message comes; this finds one that no message follows (contract 7.4), and keeps
         the epoch of a topic alive that nobody publishes to.
         """
-        if not self._to_check:
-            self._to_check = list(self._feeds.values())
+        if self._calls == 0:  # of few topics one after the other, then none for the rest of the calls
+            self._to_check, self._calls = list(self._feeds.values()), CHECK_CALLS
             self._checks = -(-len(self._to_check) // CHECK_CALLS)
+        self._calls -= 1
         batch, self._to_check = self._to_check[: self._checks], self._to_check[self._checks :]
         requests: list[ReadRequest] = []
         for feed in batch:

@@ -1,7 +1,9 @@
 """A node: one server process and all its connections. Who may come in, who must go when. Pure.
 
-The shell calls `tick` ten times a second, and more often while somebody has to go (`rest`): that one timer serves every
-connection's heartbeat (contract 7.1), every move (8.5) and the drain (9.1). A move or a drain gives each connection a
+The shell calls `tick` once a second, and more often while somebody has to go (`rest`): that one timer serves every
+connection's heartbeat (contract 7.1), every move (8.5) and the drain (9.1). It looks at those connections alone that
+have something due in this second: `_beats` has a list of them for each second to come. So a process costs next to
+nothing while nothing happens, however many connections it has. A move or a drain gives each connection a
 moment of its own inside a window, so that no flip and no restart makes a reconnect storm. That is the process's rate.
 The fleet's rate is a gate behind it: whoever's moment has come waits there for one of the slots that all processes
 share (`shim.core.fleet`). A v1 client that is told `move` has a moment of another kind, by which it has to be gone
@@ -25,7 +27,9 @@ from shim.core.protocol import Close, Protocol
 
 TICK_SECONDS: Final = 0.1
 BRISK_SECONDS: Final = 0.02  # while somebody has to go: who is sent away in one instant comes back in one, too
-BEAT_SECONDS: Final = 1.0  # connections are walked this often for heartbeats
+BEAT_SECONDS: Final = 1.0  # heartbeats are looked after this often
+LOOK_BEATS: Final = 30  # each connection is looked at after so many of them at the latest, or forgotten if it has gone
+AHEAD_SECONDS: Final = 2 * ROUND_SECONDS  # a move is announced before its moment: the next round's end at the latest
 JOIN_SECONDS: Final = 0.25  # who has to be told `move` and has not joined yet is looked at again after this
 
 
@@ -85,12 +89,22 @@ type Due = tuple[Connection, list[Effect]]
 class Node:
     """The connections of one process. Not thread-safe: the owner serialises the calls."""
 
-    def __init__(self, backend: str, flag: FlagState, pace: Pace, *, now: float, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        backend: str,
+        flag: FlagState,
+        pace: Pace,
+        *,
+        now: float,
+        random: Callable[[], float],
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         """Make a node without connections.
 
         Args:
             backend: `legacy` or `channels`: the cohort that this process serves.
             now: seconds of a monotonic clock. random: a number in [0, 1).
+            wake: called when `tick` is due earlier than `rest` has said; it must not call the node.
         """
         self.backend = backend
         self.flag = flag
@@ -110,7 +124,11 @@ class Node:
         self.hurried = False
         self._flip_until = now
         self._stale_until = now
-        self._next_beat = now + BEAT_SECONDS
+        self._began = now
+        self._beat = 1  # number of the next one: so many `BEAT_SECONDS` after it began
+        self._beats: dict[int, list[str]] = {}  # number of a beat → ids of connections that are looked at then
+        self._on_wake = wake
+        self._rests_until = -inf
 
     def __len__(self) -> int:
         return len(self.connections)
@@ -137,6 +155,7 @@ class Node:
                 closed (contract 8.4).
         """
         self.connections[connection.id] = connection
+        self._look_again(connection, now)
         if self.draining:
             self._let_go(connection.id, now + max(0.0, self.drained_by - now) * self._random())
         elif self._is_elsewhere(connection):
@@ -255,15 +274,17 @@ class Node:
         if self.hurried and not self._waiting and now >= self._flip_until:
             self.hurried = False
         if now >= self._next_beat:
-            self._next_beat = now + BEAT_SECONDS
-            beats = ((connection, connection.beat(now)) for connection in self.connections.values())
-            due.extend(beat for beat in beats if beat[1])
+            due.extend(self._beaten(now))
         return due
 
     def rest(self, now: float) -> float:
-        """Seconds until the next `tick`."""
-        someone_goes = self._waiting or (self._order and self._order[0][0] <= now + TICK_SECONDS)
-        return BRISK_SECONDS if someone_goes else TICK_SECONDS
+        """Seconds until the next `tick`, unless `wake` is called before."""
+        first = self._order[0][0] if self._order else inf
+        if self._waiting or first <= now + TICK_SECONDS:
+            self._rests_until = -inf
+            return BRISK_SECONDS
+        self._rests_until = max(now + TICK_SECONDS, min(self._next_beat, first - AHEAD_SECONDS))
+        return self._rests_until - now
 
     # The fleet
 
@@ -282,12 +303,14 @@ class Node:
         """
         if (rate := self._fleet_rate) is None or self.draining or not self._fleet.is_due(now):
             return None
-        until = now + 2 * ROUND_SECONDS  # the next round's end at the latest
-        wanted = sum(
-            moment <= until and connection.state is not State.MOVING
-            for id, moment in self._leaving.items()
-            if (connection := self.connections.get(id)) is not None
-        )
+        until = now + AHEAD_SECONDS
+        wanted = 0
+        if self._waiting or (self._order and self._order[0][0] <= until):  # else nobody's: there may be many to count
+            wanted = sum(
+                moment <= until and connection.state is not State.MOVING
+                for id, moment in self._leaving.items()
+                if (connection := self.connections.get(id)) is not None
+            )
         return self._fleet.announce(min(wanted, ceil(self._rate * ROUND_SECONDS)), rate, now)
 
     def granted(self, round: Round | None, now: float) -> None:
@@ -382,6 +405,33 @@ class Node:
     def _let_go(self, id: str, moment: float) -> None:
         self._leaving[id] = moment
         heapq.heappush(self._order, (moment, id))
+        if moment - AHEAD_SECONDS < self._rests_until:
+            self._rests_until = -inf
+            self._on_wake()
+
+    @property
+    def _next_beat(self) -> float:
+        return self._began + self._beat * BEAT_SECONDS
+
+    def _beaten(self, now: float) -> list[Due]:
+        """Heartbeats: what is due on those connections whose beat this is."""
+        beat = max(self._beat, int((now - self._began) / BEAT_SECONDS))
+        missed = sorted(number for number in self._beats if number <= beat)  # one, unless the process was held up
+        ids = [id for number in missed for id in self._beats.pop(number)]
+        self._beat = beat + 1
+        due: list[Due] = []
+        for id in ids:
+            connection = self.connections.get(id)
+            if connection is not None:
+                if effects := connection.beat(now):
+                    due.append((connection, effects))
+                self._look_again(connection, now)
+        return due
+
+    def _look_again(self, connection: Connection, now: float) -> None:
+        number = ceil((connection.next_beat(now) - self._began) / BEAT_SECONDS)
+        number = min(max(number, self._beat), self._beat + LOOK_BEATS)
+        self._beats.setdefault(number, []).append(connection.id)
 
     def _disconnect(self, fields: dict[str, Any]) -> list[Due]:
         code = fields.get("code", Close.SIGNED_OUT)

@@ -328,6 +328,33 @@ class TestStayingAlive:
         assert made.beat(507.9) == []
         assert code(made.beat(508.0)) == 4002
 
+    @pytest.mark.parametrize("protocol", Protocol)
+    def test_a_handler_that_works_across_a_beat_is_never_silence(self, protocol: Protocol) -> None:
+        made, _ = live(protocol, phase=1.0)
+        made.beat(25.0)
+        made.received(SEND, 26.0)  # what came before its pong, which lies unread until the handler has finished
+        made.handled(None)
+        assert made.beat(33.0) == []
+
+    def test_it_says_when_it_wants_to_be_looked_at(self) -> None:
+        made, sink = live(RAW, phase=1.0)
+        assert made.next_beat(0.0) == 25.0
+        assert made.beat(25.5) == [Ping()]
+        assert made.next_beat(25.5) == 33.5  # the answer's time
+        sink.last_heard = 26.0
+        assert made.beat(33.5) == []
+        assert made.next_beat(33.5) == 50.5
+        made.received("hello", 40.0)
+        assert made.next_beat(40.0) == 40.0  # while a handler works, that may change at any time
+        made.handled(None)
+        assert made.next_beat(41.0) == 50.5
+
+    def test_it_wants_to_be_looked_at_for_its_text_heartbeat(self) -> None:
+        made, _ = live(RAW, text_heartbeat=TextHeartbeat("beat", 4.0), phase=0.5)
+        assert made.next_beat(0.0) == 2.0
+        made.beat(2.5)
+        assert made.next_beat(2.5) == 6.5
+
     def test_a_server_that_pings_by_itself_is_left_to_it(self) -> None:
         made, sink = live(RAW, pings=False)
         assert [made.beat(float(now)) for now in range(100)] == [[]] * 100

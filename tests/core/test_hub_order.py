@@ -6,7 +6,7 @@ import pytest
 
 from shim.core.feed import PENDING_BYTES, RECORD_BYTES
 from shim.core.history import ReadResult
-from shim.core.hub import Hub, Read
+from shim.core.hub import CHECK_CALLS, Hub, Read
 from shim.core.message import Kind
 from shim.core.names import control_channel
 from shim.core.protocol import Protocol
@@ -33,7 +33,7 @@ def test_what_expires_while_it_waits_is_not_lost() -> None:
         hub.begin(member)
         hub.attach(member, [ReadResult(CHANNEL, Position("e1", 7))])
     assert not hub.check()  # it may have been handed something on just now
-    assert [type(effect) for effect in hub.check()] == [Read]
+    assert [type(effect) for _ in range(CHECK_CALLS) for effect in hub.check()] == [Read]  # once in so many
     assert not hub.message(CHANNEL, encode(record("brief", Position("e1", 8))))
     assert not hub.healed(ReadResult(CHANNEL, Position("e1", 8)))
     assert members[0].texts() == ["brief"]
@@ -85,7 +85,7 @@ def test_what_history_has_lost_may_still_be_on_its_way(comes: bool) -> None:
     hub.begin(member)
     hub.attach(member, [ReadResult(CHANNEL, Position("e1", 1))])
     assert not hub.check()
-    assert [type(effect) for effect in hub.check()] == [Read]
+    assert [type(effect) for _ in range(CHECK_CALLS) for effect in hub.check()] == [Read]  # once in so many
     second, third, fourth = (record(str(n), Position("e1", n)) for n in (2, 3, 4))
     again = hub.healed(ReadResult(CHANNEL, Position("e1", 4), (fourth,)))
     assert [type(effect) for effect in again] == [Read]

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -7,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.core.cohorts import CHANNELS, LEGACY, FlagState, Snapshot, Subject
-from shim.core.connection import Connection, End, State
+from shim.core.connection import Connection, End, Ping, State
 from shim.core.errors import WireError
 from shim.core.limits import Limits
 from shim.core.names import Everyone, Group, Topic, User, control_channel
-from shim.core.node import BRISK_SECONDS, TICK_SECONDS, Node, Pace
+from shim.core.node import BEAT_SECONDS, BRISK_SECONDS, TICK_SECONDS, Node, Pace
 from shim.core.pacing import TokenBucket
-from tests.core.members import alone, connection
+from shim.core.protocol import Protocol
+from tests.core.members import alone, connection, live
 
 PACE = alone()
 FLAG = "realtime_channels"
@@ -26,10 +28,14 @@ class World:
         self.now = now
         self.random = Random(seed)
         self.flag = FlagState(FLAG)
-        self.node = Node(backend, self.flag, pace, now=now, random=self.random.random)
+        self.woken = 0
+        self.node = Node(backend, self.flag, pace, now=now, random=self.random.random, wake=self.wake)
         self.version = 0
         self.gone: dict[str, float] = {}
         self.codes: dict[str, int] = {}
+
+    def wake(self) -> None:
+        self.woken += 1
 
     def turn(self, **fields: Any) -> Snapshot:
         """Turn the flag, as a push does."""
@@ -257,13 +263,79 @@ class TestRest:
         world = World(pace=alone(moves=10.0))
         world.turn(percent=0)
         world.open(50)
-        assert world.node.rest(world.now) == TICK_SECONDS
+        assert world.node.rest(world.now) == BEAT_SECONDS
         world.turn(everyone=True)
         world.run(1.0)
         assert world.node.rest(world.now) == BRISK_SECONDS
         world.run(5.0)
         assert len(world.gone) == 50
-        assert world.node.rest(world.now) == TICK_SECONDS
+        assert world.node.rest(world.now) > TICK_SECONDS
+
+    def test_it_is_woken_when_somebody_has_to_go_sooner(self) -> None:
+        world = World(pace=alone(moves=10.0))
+        world.turn(percent=0)
+        world.open(50)
+        world.node.rest(world.now)
+        world.turn(percent=0, superusers=True)
+        assert world.woken == 0
+        world.turn(everyone=True)
+        assert world.woken == 1
+
+    def test_it_comes_in_time_for_whoever_goes_much_later(self) -> None:
+        world = World(CHANNELS, pace=alone(arrival=30.0, arrival_spread=0.0))
+        world.turn(percent=0)
+        world.open(1)
+        world.run(28.25)
+        assert world.node.rest(world.now) == 0.75  # a second before it goes, which the fleet is told
+        assert world.woken == 0
+
+
+class TestBeats:
+    # contract 7.1
+
+    def beats(self, world: World, seconds: int, *, step: float = 1.0) -> dict[str, list[float]]:
+        """When each connection is pinged."""
+        found: dict[str, list[float]] = {}
+        for _ in range(int(seconds / step)):
+            world.now += step
+            for each, effects in world.node.tick(world.now):
+                assert effects == [Ping()]
+                found.setdefault(each.id, []).append(world.now)
+        return found
+
+    def opened(self, world: World, n: int) -> list[Connection]:
+        made = [
+            live(Protocol.RAW, id=f"c{number}", limits=Limits(answer=1e9), phase=number / n, now=world.now)[0]
+            for number in range(n)
+        ]
+        for each in made:
+            world.node.opened(each, world.now)
+        return made
+
+    @pytest.mark.parametrize("step", [0.02, 0.1, 1.0])
+    def test_each_connection_is_asked_every_25_seconds_and_not_in_step(self, step: float) -> None:
+        world = World()
+        self.opened(world, 100)
+        beats = self.beats(world, 200, step=step)
+        assert len(beats) == 100
+        for moments in beats.values():
+            assert len(moments) >= 7
+            assert all(25.0 - 1e-6 <= b - a <= 26.0 + step for a, b in pairwise(moments))
+        assert len({moments[0] for moments in beats.values()}) >= 20
+
+    def test_a_process_that_was_held_up_asks_each_once(self) -> None:
+        world = World()
+        self.opened(world, 10)
+        world.now += 86_400.0
+        assert len(world.node.tick(world.now)) == 10
+        assert self.beats(world, 20) == {}
+
+    def test_who_has_gone_is_forgotten(self) -> None:
+        world = World()
+        for each in self.opened(world, 10):
+            world.node.closed(each)
+        assert self.beats(world, 40) == {}
+        assert not world.node._beats  # nothing grows with those who have been here
 
 
 class TestArrivals:
