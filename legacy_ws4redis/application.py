@@ -4,10 +4,14 @@
 application = WebsocketApplication(get_wsgi_application())
 ```
 
-A connection's life is one thread's (greenlet's): refuse or enter, then read, feed, perform until it ends.
+A connection's life is one thread's (greenlet's): refuse or enter, then read, feed, perform until it ends. Where the
+server can do without its request from there on (uWSGI with gevent), that is a greenlet of the connection's own: a
+request that waits costs more than all that we keep of a connection.
+
 `channels_impl/consumer.py` is its twin.
 """
 
+import _thread
 import logging
 import random
 import threading
@@ -67,10 +71,22 @@ class WebsocketApplication:
             if (answer := probes.answer(handshake.path)) is None:
                 return self._application(environ, start_response)
             return _say(start_response, answer.status, answer.word, probes.HEADERS)
-        served = process()
-        with served.visit():
+        served, is_here = process(), True
+        served.come()
+        try:
             visit = _entered(served, environ, start_response, handshake)
-            return _refused(visit, environ, start_response) if isinstance(visit, Refusal) else visit.serve()
+            if isinstance(visit, Refusal):
+                return _refused(visit, environ, start_response)
+            if not visit.outlives_request:
+                return visit.serve()
+            _thread.start_new_thread(visit.serve_alone, ())
+            is_here = False
+        finally:
+            if is_here:
+                served.go()
+        del visit, handshake, environ, start_response  # of the request that waits: it has nobody's
+        served.hold_server()
+        return ()
 
 
 def handshake_of(environ: WSGIEnvironment) -> Handshake:
@@ -210,7 +226,26 @@ class _Visit:
         self._past = past
         self._quickly = quickly
 
+    @property
+    def outlives_request(self) -> bool:
+        """Whether it is served by a greenlet of its own, and the server gets its request back.
+
+        That greenlet's stack begins at `serve_alone`; a request's has uWSGI's frames below it, 3 KiB to keep for each,
+        beside its buffers and its environment.
+        """
+        return self._transport.outlives_request
+
+    def serve_alone(self) -> None:
+        """Serve it where no server waits for its end."""
+        try:
+            self.serve()
+        except Exception:
+            logger.exception("serving %r failed", self._core)
+        finally:
+            self._process.go()
+
     def serve(self) -> Iterable[bytes]:
+        """Serve it to its end; returns what the server sends then: nothing."""
         core, transport = self._core, self._transport
         self._visitor.open(core.sink.send, self._close, partial(self._process.keep, core))
         try:

@@ -22,15 +22,18 @@ router (`--http`) drops them in its process when they come together with the hea
 import contextlib
 import importlib
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, Final, Protocol, cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
+from websockets.utils import accept_key
 
 STATUS: Final = "101 Switching Protocols"
 RUNSERVER: Final = "legacy_ws4redis.socket"
@@ -40,6 +43,9 @@ SUPPORTED: Final = (
     "and Django's runserver with 'legacy_ws4redis' in INSTALLED_APPS"
 )
 _HEADERS: Final = ("CONNECTION", "UPGRADE", "SEC_WEBSOCKET_KEY", "SEC_WEBSOCKET_PROTOCOL", "SEC_WEBSOCKET_VERSION")
+_USUAL_CONNECTIONS: Final = frozenset(("Upgrade", "upgrade", "keep-alive, Upgrade"))
+_USUAL_KEY: Final = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
+_USUAL_SUBPROTOCOLS: Final = re.compile(r"[A-Za-z0-9._-]+(, ?[A-Za-z0-9._-]+)*")
 _HEADER_BYTES: Final = frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100)) | {0x09}  # RFC 9110 5.5
 
 
@@ -64,6 +70,10 @@ class Refused(Exception):
 class Server(Protocol):
     """What a WSGI server offers for one request."""
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether the request may end while the connection goes on, in a greenlet of its own."""
+
     def take(self) -> tuple[int, bytes]:
         """A duplicate of the client's descriptor, and the bytes that the server had read beyond the request.
 
@@ -85,6 +95,9 @@ def accept_value(environ: WSGIEnvironment) -> str:
 
     The rules are those of `websockets`, which uvicorn uses for the other backend, so both refuse the same requests.
 
+    What every browser and library sends is seen at once, since a refusal must cost next to nothing; `websockets` judges
+    the rest (a test tries that it agrees).
+
     Raises:
         Refused: 426 when the request asks for no upgrade to WebSocket, 400 when it asks in a wrong way.
     """
@@ -93,6 +106,22 @@ def accept_value(environ: WSGIEnvironment) -> str:
         raise Refused(400, f"a WebSocket handshake is a GET request, not {method!r:.40}")
     if protocol != "HTTP/1.1":
         raise Refused(400, f"a WebSocket handshake needs HTTP/1.1, not {protocol!r:.40} (nginx: proxy_http_version)")
+    if _is_usual(environ):
+        return accept_key(environ["HTTP_SEC_WEBSOCKET_KEY"])
+    return _judged(environ)
+
+
+def _is_usual(environ: WSGIEnvironment) -> bool:
+    return (
+        environ.get("HTTP_UPGRADE") == "websocket"
+        and environ.get("HTTP_CONNECTION") in _USUAL_CONNECTIONS
+        and environ.get("HTTP_SEC_WEBSOCKET_VERSION") == "13"
+        and _USUAL_KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "")) is not None
+        and _USUAL_SUBPROTOCOLS.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "-")) is not None
+    )
+
+
+def _judged(environ: WSGIEnvironment) -> str:
     headers = Headers()
     for name in _HEADERS:
         if (value := environ.get(f"HTTP_{name}")) is not None:
@@ -140,6 +169,8 @@ def server(environ: WSGIEnvironment) -> Server:
 
 
 class _Gunicorn:
+    lets_go = False  # its limit of connections counts requests, and a thread is no cheaper than another
+
     def __init__(self, environ: WSGIEnvironment) -> None:
         self._socket: socket.socket = environ["gunicorn.socket"]
         self._input: Any = environ["wsgi.input"]
@@ -165,10 +196,19 @@ class _Gunicorn:
         start_response(STATUS, headers)(b"")
 
 
+@cache
+def _uwsgi() -> tuple[Any, frozenset[str]]:
+    """The module, which exists only inside of uWSGI, and the names of the options that are set."""
+    uwsgi: Any = importlib.import_module("uwsgi")
+    return uwsgi, frozenset(_text(key) for key in uwsgi.opt)
+
+
 class _Uwsgi:
+    __slots__ = ("_uwsgi", "lets_go")
+
     def __init__(self, environ: WSGIEnvironment) -> None:
-        self._uwsgi: Any = importlib.import_module("uwsgi")  # exists only inside of uWSGI
-        options = {_text(key) for key in self._uwsgi.opt}
+        self._uwsgi, options = _uwsgi()
+        self.lets_go = "gevent" in options
         if "gevent" in options and not socket.socket.__module__.startswith("gevent"):
             raise NoSocket(
                 "uWSGI runs gevent over unpatched sockets, where one connection would stop all others; "
@@ -214,6 +254,8 @@ class Offer:
         read_ahead: gives the bytes that the handler has read beyond the request, without waiting.
         taken: called once when the socket is taken over, so that the handler writes nothing more.
     """
+
+    lets_go = False  # it ends the socket with the request
 
     def __init__(self, connection: socket.socket, read_ahead: Callable[[], bytes], taken: Callable[[], None]) -> None:
         self._connection = connection

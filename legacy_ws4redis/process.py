@@ -13,8 +13,8 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from legacy_ws4redis import stop
@@ -84,6 +84,7 @@ class Process:
         )
         self._flag_due = threading.Event()  # the subscription is there again
         self._visits = 0
+        self._is_server_held = False
         self._empty = threading.Event()
         self._empty.set()
 
@@ -115,19 +116,34 @@ class Process:
 
     # Connections
 
-    @contextmanager
-    def visit(self) -> Iterator[None]:
-        """Around all that is done for one handshake, up to the end of `disconnected`: `drain` waits for it."""
+    def come(self) -> None:
+        """One more visit: a handshake, and all that follows up to the end of `disconnected`. `drain` waits for it."""
         with self.lock:
             self._visits += 1
             self._empty.clear()
+
+    def go(self) -> None:
+        """The other end of `come`."""
+        with self.lock:
+            self._visits -= 1
+            if not self._visits:
+                self._empty.set()
+
+    def hold_server(self) -> None:
+        """Keep one request under way for as long as there are visits whose own requests have ended.
+
+        uWSGI lets a worker end when no request is under way (a reload, `max-requests`). One is enough: the first one
+        waits here, all others return at once.
+        """
+        with self.lock:
+            if self._is_server_held:
+                return
+            self._is_server_held = True
         try:
-            yield
+            while self._visits:
+                self._empty.wait()
         finally:
-            with self.lock:
-                self._visits -= 1
-                if not self._visits:
-                    self._empty.set()
+            self._is_server_held = False
 
     def subscribe(self, connection: Connection, confirmed: threading.Event) -> None:
         """Ask for a connection's topics, and wait until Redis has confirmed them (contract 2.1).

@@ -65,11 +65,11 @@ class Transport:
 
     def __init__(self, environ: WSGIEnvironment, *, max_message: int, max_backlog: int) -> None:
         self._accept_value = handshake.accept_value(environ)
-        self._server = handshake.server(environ)
+        self._server: handshake.Server | None = handshake.server(environ)
+        self.outlives_request = self._server.lets_go
+        """Whether the server may be given its request back before the connection has ended."""
         self._max_message = max_message
-        # A control frame between fragments must not be measured by what is left of the message, as `websockets` does;
-        # so it gets room for one, and the message's own limit is ours.
-        self._protocol = ServerProtocol(state=OPEN, max_size=max_message + _CONTROL_SIZE)
+        self._protocol: ServerProtocol | None = None
         self._outbox = Outbox(max_backlog, flusher())
         self._descriptor: Descriptor | None = None
         self._messages: deque[str | bytes] | None = None  # an empty one takes 760 bytes
@@ -126,9 +126,12 @@ class Transport:
             ValueError: a header with characters that HTTP forbids; nothing was written.
             OSError: no descriptor left (EMFILE); nothing was written.
         """
+        server = self._server
+        if server is None:
+            raise RuntimeError("accepted before")
         lines = handshake.response_headers(self._accept_value, subprotocol, headers)
         try:
-            fd, early = self._server.take()
+            fd, early = server.take()
         except ConnectionError as error:
             raise Refused(400, "the client has left") from error
         descriptor = Descriptor(fd)
@@ -136,13 +139,14 @@ class Transport:
             descriptor.close()
             raise Refused(400, "the client has left")
         try:
-            self._server.respond(start_response, lines)
+            server.respond(start_response, lines)
         except OSError:
             self._eof = True
+        self._server = None  # it holds the request
         self._descriptor = descriptor
         descriptor.unblock()
         self._outbox.open(descriptor)
-        self.last_heard = time.monotonic()
+        self.last_heard = self._turn_since = time.monotonic()
         if early:
             self._feed(early)
 
@@ -244,7 +248,7 @@ class Transport:
     def _linger(self) -> None:
         """Wait for the peer to hang up, and throw away what it says."""
         descriptor = self._descriptor
-        if self._protocol.state is not OPEN:  # its close frame came when ours was on its way
+        if self._parser().state is not OPEN:  # its close frame came when ours was on its way
             self._outbox.half_close()
         try:
             while descriptor is not None and not self._eof:
@@ -261,13 +265,14 @@ class Transport:
 
     def _notice_close(self, data: bytes) -> None:
         """Both sides have said it, or the peer talks nonsense: hang up."""
+        protocol = self._parser()
         if not data:
             self._eof = True
-        elif self._protocol.state is OPEN and self._verdict is None:
-            self._protocol.receive_data(data)
-            self._protocol.events_received()
-            self._protocol.data_to_send()  # pongs and the answer to a close frame: our own close frame is out already
-            if self._protocol.state is not OPEN:
+        elif protocol.state is OPEN and self._verdict is None:
+            protocol.receive_data(data)
+            protocol.events_received()
+            protocol.data_to_send()  # pongs and the answer to a close frame: our own close frame is out already
+            if protocol.state is not OPEN:
                 self._outbox.half_close()
 
     def _time_left(self) -> float:
@@ -276,31 +281,40 @@ class Transport:
 
     # Understanding.
 
+    def _parser(self) -> ServerProtocol:
+        """Made when the first bytes come that are no answer to a heartbeat: many connections never need one."""
+        if self._protocol is None:
+            # A control frame between fragments must not be measured by what is left of the message, as `websockets`
+            # does; so it gets room for one, and the message's own limit is ours.
+            self._protocol = ServerProtocol(state=OPEN, max_size=self._max_message + _CONTROL_SIZE)
+        return self._protocol
+
     def _feed(self, data: bytes) -> None:
         self.last_heard = time.monotonic()
         if not self._begun and is_pong(data):
             return  # the answer to a heartbeat: it has been heard, and says no more (contract 7.1)
         self._begun += len(data)
-        self._protocol.receive_data(data)
+        protocol = self._parser()
+        protocol.receive_data(data)
         pings = 0
-        for event in self._protocol.events_received():
+        for event in protocol.events_received():
             if isinstance(event, Frame):
                 self._begun -= size_on_wire(len(event.data))
                 if self._verdict is None:
                     pings += event.opcode is Opcode.PING
                     self._take(event)
-        answers = self._protocol.data_to_send()
+        answers = protocol.data_to_send()
         if self._verdict is not None:  # by `_take`: what was asked before it is answered, however TCP cut the stream
             if pongs := b"".join(answers[:pings]):
                 self.send(pongs)
             return
         answer = b"".join(answers)
-        if self._protocol.state is OPEN:
+        if protocol.state is OPEN:
             if answer:
                 self.send(answer)
             return
         # `parser_exc`: our 1002, 1007 or 1009, even when the peer's close frame was what broke the rule.
-        close = self._protocol.close_sent if self._protocol.parser_exc else self._protocol.close_rcvd
+        close = protocol.close_sent if protocol.parser_exc else protocol.close_rcvd
         self._verdict = (answer, int(close.code), close.reason) if close else (answer, CloseCode.PROTOCOL_ERROR, "")
 
     def _take(self, frame: Frame) -> None:

@@ -37,9 +37,10 @@ _UVICORN: Final = [
     *(sys.executable, "-m", "uvicorn", "--host", HOST, "--port", "{port}"),
     *("--ws", "channels_impl.uvicorn_protocol:RealtimeProtocol", "--timeout-graceful-shutdown", "10"),
 ]
+# Fewer requests at a time than there are clients: only the handshake of a connection is one.
 _UWSGI: Final = [
     *(str(Path(sys.executable).parent / "uwsgi"), "--http-socket", f"{HOST}:{{port}}", "--master", "--processes", "2"),
-    *("--gevent", "200", "--gevent-early-monkey-patch", "--module", "demo.wsgi", "--need-app", "--disable-logging"),
+    *("--gevent", "16", "--gevent-early-monkey-patch", "--module", "demo.wsgi", "--need-app", "--disable-logging"),
     *("--die-on-term", "--worker-reload-mercy", "20", "--touch-reload", "{touched}"),
     *("--binary-path", sys.executable),  # it would run the Python below the virtual environment
 ]

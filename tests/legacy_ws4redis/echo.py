@@ -4,6 +4,7 @@
 something to it from another thread, as publishers and timers do in the real application.
 """
 
+import _thread
 import json
 import os
 import threading
@@ -71,6 +72,14 @@ def websocket(environ: "WSGIEnvironment", start_response: "StartResponse", name:
         return respond(start_response, f"{error.status} Refused", error.reason)
     except NoSocket as error:
         return respond(start_response, "500 No Socket", str(error))
+    if transport.outlives_request:
+        _thread.start_new_thread(echo, (name, transport))
+        return ()
+    return echo(name, transport)
+
+
+def echo(name: str, transport: Transport) -> Iterable[bytes]:
+    """Send back what comes."""
     while (message := transport.receive()) is not None:
         if message == "sleep":
             wake = wakes[name] = threading.Event()

@@ -384,6 +384,33 @@ def test_the_accept_value_of_the_rfc() -> None:
     assert handshake.accept_value(ENVIRON) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 
 
+USUAL = {name: ENVIRON[name] for name in ENVIRON if name.startswith("HTTP_")}
+NEARLY = st.sampled_from(
+    [
+        *("", "13", "8", "13, 13", "websocket", "WebSocket", "websocket, h2c", "Upgrade", "upgrade", "close, Upgrade"),
+        *("keep-alive, Upgrade", "realtime.v1", "realtime.v1, ", "a,,b", "a b", "a/b", "\x00", "=" * 24, "A" * 24),
+        *("A" * 22 + "==", "A" * 21 + "===", "A" * 21 + "-==", KEY + "\n", KEY + "," + KEY, "A" * 23 + "="),
+    ]
+)
+
+
+@given(st.dictionaries(st.sampled_from([*USUAL, "HTTP_SEC_WEBSOCKET_PROTOCOL"]), NEARLY | st.text(max_size=30)))
+def test_what_is_accepted_at_once_websockets_would_accept(changed: dict[str, str]) -> None:
+    # contract 1.1: both backends refuse the same requests
+    environ = ENVIRON | changed
+    if handshake._is_usual(environ):
+        assert handshake.accept_value(environ) == handshake._judged(environ)
+
+
+@pytest.mark.parametrize("connection", ["Upgrade", "upgrade", "keep-alive, Upgrade"])
+@pytest.mark.parametrize("offer", [None, "realtime.v1", "realtime.v1,other", "realtime.v1, a, b-c"])
+def test_what_clients_send_is_seen_at_once(connection: str, offer: str | None) -> None:
+    environ = ENVIRON | {"HTTP_CONNECTION": connection}
+    if offer is not None:
+        environ["HTTP_SEC_WEBSOCKET_PROTOCOL"] = offer
+    assert handshake._is_usual(environ)
+
+
 @pytest.mark.parametrize("header", [("X", "a\r\nY: b"), ("X\nY", "a"), ("X:Y", "a"), ("", "a"), ("X", "\0")])
 def test_a_header_that_would_split_the_response(header: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="forbids"):

@@ -1,6 +1,7 @@
 """What the processes of both backends do alike: when they begin, and when they ask for their share of moves."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic
@@ -13,6 +14,7 @@ from legacy_ws4redis import process as legacy
 from shim.bus.memory_redis import MemoryRedis, install
 from shim.core.cohorts import FlagState, Snapshot
 from shim.core.fleet import Announcement
+from tests.bus.waiting import until
 
 
 def learned(state: FlagState) -> bool:
@@ -45,6 +47,24 @@ def test_a_fresh_channels_process_learns_the_flag_without_a_flip(monkeypatch: py
         assert process.node.flag.current is not None
 
     asyncio.run(run())
+
+
+@override_settings(REALTIME_REDIS_URL="memory://processes")
+def test_one_request_keeps_the_server_for_all_visits() -> None:
+    process = legacy.Process()
+    process.hold_server()  # nobody is there: it does not wait
+    process.come()
+    process.come()
+    holder = threading.Thread(target=process.hold_server)
+    holder.start()
+    until(lambda: process._is_server_held)
+    process.hold_server()  # it is held: this one may go
+    process.go()
+    assert holder.is_alive()
+    process.go()
+    holder.join(5)
+    assert not holder.is_alive()
+    assert not process._is_server_held
 
 
 class Over(Exception):
