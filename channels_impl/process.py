@@ -33,6 +33,7 @@ from shim.core.live import hub_for
 from shim.core.names import control_channel
 from shim.core.node import Due, Node
 from shim.core.wire import Position
+from shim.garbage import settle
 from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
 
@@ -376,4 +377,5 @@ async def process() -> Process:
 async def _started() -> Process:
     fresh = Process()
     await fresh.start()
+    settle()
     return fresh

@@ -35,6 +35,7 @@ from shim.core.live import hub_for
 from shim.core.names import control_channel
 from shim.core.node import Due, Node
 from shim.core.wire import Position
+from shim.garbage import settle
 from shim.probes import readiness
 from shim.rollout import new_state, poll, poll_delay, stored
 
@@ -400,6 +401,7 @@ def process() -> Process:
                 fresh.start()
                 _process, _process_pid = fresh, os.getpid()
                 stop.hold(drain, longest_drain)
+                settle()
     return _process
 
 

@@ -152,6 +152,10 @@ class Fleet:
         self._slots.extend(began + ROUND_SECONDS * slot / max(count, 1) for slot in mine)
         self.is_open = self._missed > _MISSES
 
+    def next_slot(self, now: float) -> float | None:
+        """The moment from which one connection may be moved, None where none is known: the next round's, or open."""
+        return self._slots[0] if self._slots and now <= self._until and not self.is_open else None
+
     def unanswered(self, now: float) -> None:
         """Redis did not answer, or with an error."""
         self._asked = None

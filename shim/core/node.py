@@ -26,7 +26,8 @@ from shim.core.pacing import TokenBucket, between, moments, spread
 from shim.core.protocol import Close, Protocol
 
 TICK_SECONDS: Final = 0.1
-BRISK_SECONDS: Final = 0.02  # while somebody has to go: who is sent away in one instant comes back in one, too
+BRISK_SECONDS: Final = 0.02  # while somebody has to go
+LEAST_REST: Final = 0.002  # between two who go: who is sent away in one instant comes back in one, too
 BEAT_SECONDS: Final = 1.0  # heartbeats are looked after this often
 LOOK_BEATS: Final = 30  # each connection is looked at after so many of them at the latest, or forgotten if it has gone
 AHEAD_SECONDS: Final = 2 * ROUND_SECONDS  # a move is announced before its moment: the next round's end at the latest
@@ -282,7 +283,8 @@ class Node:
         first = self._order[0][0] if self._order else inf
         if self._waiting or first <= now + TICK_SECONDS:
             self._rests_until = -inf
-            return BRISK_SECONDS
+            coming = (self._fleet.next_slot(now) or inf) if self._waiting else first
+            return min(BRISK_SECONDS, max(LEAST_REST, coming - now))
         self._rests_until = max(now + TICK_SECONDS, min(self._next_beat, first - AHEAD_SECONDS))
         return self._rests_until - now
 

@@ -87,7 +87,12 @@ class TestTheGate:
         assert fleet.is_due(0.3)
         fleet.announce(10, 20.0, 0.3)
         fleet.answered(Round(8, 0.0, 20, 5), 20.0, 0.3)
-        taken = [now / 100 for now in range(30, 80) if fleet.take(now / 100)]
+        taken = []
+        assert fleet.next_slot(0.3) is not None
+        while (moment := fleet.next_slot(0.3)) is not None:
+            assert not fleet.take(moment - 0.001)
+            assert fleet.take(moment)
+            taken.append(moment)
         assert len(taken) == 5  # half of the line, so half of the round
         assert all(later - earlier >= 0.04 for earlier, later in pairwise(taken))
 

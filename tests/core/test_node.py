@@ -12,7 +12,7 @@ from shim.core.connection import Connection, End, Ping, State
 from shim.core.errors import WireError
 from shim.core.limits import Limits
 from shim.core.names import Everyone, Group, Topic, User, control_channel
-from shim.core.node import BEAT_SECONDS, BRISK_SECONDS, TICK_SECONDS, Node, Pace
+from shim.core.node import BEAT_SECONDS, BRISK_SECONDS, LEAST_REST, TICK_SECONDS, Node, Pace
 from shim.core.pacing import TokenBucket
 from shim.core.protocol import Protocol
 from tests.core.members import alone, connection, live
@@ -259,16 +259,20 @@ class TestFlips:
 class TestRest:
     # contract 8.5: who is sent away in one instant comes back in one, too
 
-    def test_the_timer_is_quicker_while_somebody_goes(self) -> None:
-        world = World(pace=alone(moves=10.0))
+    def test_the_timer_comes_for_each_who_goes(self) -> None:
+        world = World(pace=alone(moves=20.0))
         world.turn(percent=0)
         world.open(50)
         assert world.node.rest(world.now) == BEAT_SECONDS
         world.turn(everyone=True)
-        world.run(1.0)
-        assert world.node.rest(world.now) == BRISK_SECONDS
+        for went in range(10):
+            world.now = world.node._order[0][0]
+            world.node.tick(world.now)
+            assert len(world.node._leaving) == 49 - went
+            coming = world.node._order[0][0]
+            assert world.node.rest(world.now) == pytest.approx(min(max(coming - world.now, LEAST_REST), BRISK_SECONDS))
         world.run(5.0)
-        assert len(world.gone) == 50
+        assert not world.node._leaving
         assert world.node.rest(world.now) > TICK_SECONDS
 
     def test_it_is_woken_when_somebody_has_to_go_sooner(self) -> None:

@@ -1,6 +1,6 @@
 """Two thousand live connections change the backend, and newcomers do not wait for it: `python -m tests.load`.
 
-The rate is the one that docs/explanation/pacing.md makes of what a handshake costs on this machine. The last line is
+The rate is the one that docs/explanation/pacing.md makes of what a move costs on this machine. The last line is
 `MOVES {…}`: times are of newcomers, from connecting to `ready`, quiet and while the others move.
 """
 
@@ -73,7 +73,7 @@ def _rate(directory: Path) -> float:
     cpus = os.cpu_count() or 1
     rate = DARING * cpus * (1 - busy) / seconds
     print(
-        f"A handshake costs {seconds * 1000:.1f} ms of CPU; {cpus} CPUs are {busy:.0%} busy anyway: "
+        f"A move costs {seconds * 1000:.1f} ms of CPU; {cpus} CPUs are {busy:.0%} busy anyway: "
         f"fleet_moves = {DARING:g} · {cpus} · {1 - busy:.2f} / {seconds:.4f} = {rate:.0f} a second"
     )
     return round(rate, 1)

@@ -67,15 +67,24 @@ def visitors(stack: LoadStack, found: list[Visit]) -> Iterator[None]:
         found.append(Visit(float(at), backends[port], float(ms), int(status)))
 
 
-async def cost(stack: LoadStack, people: int) -> tuple[float, float]:
-    """What a handshake costs here in CPU-seconds, clients and servers together, and the share that is busy anyway."""
+async def cost(stack: LoadStack, people: int, *, to: str = CHANNELS) -> tuple[float, float]:
+    """What a move costs here in CPU-seconds, clients and servers together, and the share that is busy anyway.
+
+    All of a move falls on this one machine: coming in at the backend `to`, and leaving the other one.
+    """
     cpus = os.cpu_count() or 1
     busy, began = busy_seconds(), time.monotonic()
     await asyncio.sleep(2.0)
     share = (busy_seconds() - busy) / (time.monotonic() - began) / cpus
-    await arrived([f"first-{n}" for n in range(20)], f"{stack.ws[CHANNELS]}lobby")  # whatever is done once
+    other = LEGACY if to == CHANNELS else CHANNELS
+    for name in (to, other):
+        await arrived([f"first-{n}" for n in range(20)], f"{stack.ws[name]}lobby")  # whatever is done once
+    leaving = await arrived([f"leaving-{n}" for n in range(people)], f"{stack.ws[other]}lobby")
     used = stack.cpu_seconds() + time.process_time()
-    found = await arrived([f"cost-{n}" for n in range(people)], f"{stack.ws[CHANNELS]}lobby")
+    found = await arrived([f"cost-{n}" for n in range(people)], f"{stack.ws[to]}lobby")
+    for each in leaving:
+        each.close()
+    await asyncio.sleep(0.5)  # until the server is done with them
     used = stack.cpu_seconds() + time.process_time() - used
     for each in found:
         each.close()
