@@ -236,6 +236,7 @@ class Acts(Violence):
         until = self.driver.now() + 4 * SHORT["REALTIME_PACE"]["arrival"]
         self._until(lambda: self.driver.now() > until, "8.6", "")
         self.life.fence(staying)
+        self._turn(Flag(self.life.flag.name, self.driver.everyone))  # for servers that are not forced any more
         self.life.hold("8.6")
 
     # Inside
