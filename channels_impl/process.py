@@ -374,6 +374,14 @@ async def process() -> Process:
     return await asyncio.shield(starting)
 
 
+def running() -> Process | None:
+    """The running event loop's `Process`, if there is one already."""
+    starting = _processes.get(asyncio.get_running_loop())
+    if starting is None or not starting.done() or starting.cancelled() or starting.exception():
+        return None
+    return starting.result()
+
+
 async def _started() -> Process:
     fresh = Process()
     await fresh.start()

@@ -18,6 +18,7 @@ from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker
 
 from channels_impl.process import GOODBYE_SECONDS, process
+from channels_impl.uvicorn_door import RealtimeDoor
 from channels_impl.uvicorn_protocol import RealtimeProtocol
 from shim.conf import conf
 from shim.core.limits import Limits
@@ -82,7 +83,7 @@ class RealtimeWorker(UvicornWorker):
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "auto",
-        "http": "auto",
+        "http": RealtimeDoor,  # in front of uvicorn's own, `auto`
         # Of uvicorn's own, only `websockets-sansio` lets a slow client slow its sender (contract 7.2); this extends it.
         "ws": RealtimeProtocol,
         # For consumers of other paths; ours ping by themselves (contract 7.1).

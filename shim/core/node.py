@@ -144,6 +144,10 @@ class Node:
             return Refusal(503, "too many are coming in at once", self.retry_after())
         return None
 
+    def has_room(self, now: float) -> bool:
+        """Whether `admit` would let somebody in; takes nothing."""
+        return not self.draining and not self._admissions.wait(now)
+
     def retry_after(self) -> int:
         """Whole seconds for `Retry-After`, spread so that the refused do not come back together."""
         return round(self.pace.retry_after * (1.0 + self._random()))
