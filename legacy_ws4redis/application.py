@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -92,7 +92,7 @@ class WebsocketApplication:
 def handshake_of(environ: WSGIEnvironment) -> Handshake:
     """The handshake in a WSGI request."""
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-    headers = {key[5:].replace("_", "-").lower(): str(environ[key]) for key in environ if key.startswith("HTTP_")}
+    headers = {name: str(environ[key]) for key in environ if (name := _header(key)) is not None}
     if environ.get("CONTENT_LENGTH"):
         headers["content-length"] = environ["CONTENT_LENGTH"]
     path = path.encode("latin-1").decode(errors="replace")
@@ -103,6 +103,12 @@ def handshake_of(environ: WSGIEnvironment) -> Handshake:
         environ["wsgi.url_scheme"] == "https",
         environ.get("REMOTE_ADDR", ""),
     )
+
+
+@lru_cache(maxsize=256)
+def _header(key: str) -> str | None:
+    """The name of the header that a key of the environment stands for."""
+    return key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else None
 
 
 def _refused(refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -33,7 +33,6 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.utils import accept_key
 
 STATUS: Final = "101 Switching Protocols"
 RUNSERVER: Final = "legacy_ws4redis.socket"
@@ -90,8 +89,8 @@ class Server(Protocol):
         """
 
 
-def accept_value(environ: WSGIEnvironment) -> str:
-    """The `Sec-WebSocket-Accept` that answers this request.
+def key(environ: WSGIEnvironment) -> str:
+    """The `Sec-WebSocket-Key` of a request that can be accepted.
 
     The rules are those of `websockets`, which uvicorn uses for the other backend, so both refuse the same requests.
 
@@ -106,9 +105,10 @@ def accept_value(environ: WSGIEnvironment) -> str:
         raise Refused(400, f"a WebSocket handshake is a GET request, not {method!r:.40}")
     if protocol != "HTTP/1.1":
         raise Refused(400, f"a WebSocket handshake needs HTTP/1.1, not {protocol!r:.40} (nginx: proxy_http_version)")
-    if _is_usual(environ):
-        return accept_key(environ["HTTP_SEC_WEBSOCKET_KEY"])
-    return _judged(environ)
+    if not _is_usual(environ):
+        _judge(environ)
+    found: str = environ["HTTP_SEC_WEBSOCKET_KEY"]
+    return found
 
 
 def _is_usual(environ: WSGIEnvironment) -> bool:
@@ -121,7 +121,7 @@ def _is_usual(environ: WSGIEnvironment) -> bool:
     )
 
 
-def _judged(environ: WSGIEnvironment) -> str:
+def _judge(environ: WSGIEnvironment) -> None:
     headers = Headers()
     for name in _HEADERS:
         if (value := environ.get(f"HTTP_{name}")) is not None:
@@ -131,7 +131,6 @@ def _judged(environ: WSGIEnvironment) -> str:
     response = handshake.accept(Request("/", headers))
     if response.status_code != 101:
         raise Refused(426 if response.status_code == 426 else 400, f"{handshake.handshake_exc}")
-    return response.headers["Sec-WebSocket-Accept"]
 
 
 def response_headers(accept: str, subprotocol: str | None, extra: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -122,7 +122,8 @@ class Outbox:
             if frame is not None and not self._dead:
                 self._append(frame)
             self.deadline = time.monotonic() + CLOSE_TIMEOUT
-            if self._descriptor is not None and not self._dead:
+            # Without a frame nothing is left to be written, and whoever says so ends the connection at once.
+            if self._descriptor is not None and not self._dead and (frame is not None or self._watched):
                 self._watch()  # also when it watches already: the deadline is news
 
     def half_close(self) -> None:

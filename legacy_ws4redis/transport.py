@@ -26,6 +26,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.utils import accept_key
 
 from legacy_ws4redis import handshake
 from legacy_ws4redis.descriptor import Descriptor
@@ -64,7 +65,7 @@ class Transport:
     """
 
     def __init__(self, environ: WSGIEnvironment, *, max_message: int, max_backlog: int) -> None:
-        self._accept_value = handshake.accept_value(environ)
+        self._key = handshake.key(environ)
         self._server: handshake.Server | None = handshake.server(environ)
         self.outlives_request = self._server.lets_go
         """Whether the server may be given its request back before the connection has ended."""
@@ -129,7 +130,7 @@ class Transport:
         server = self._server
         if server is None:
             raise RuntimeError("accepted before")
-        lines = handshake.response_headers(self._accept_value, subprotocol, headers)
+        lines = handshake.response_headers(accept_key(self._key), subprotocol, headers)
         try:
             fd, early = server.take()
         except ConnectionError as error:
@@ -219,11 +220,13 @@ class Transport:
             return b""
         try:
             self._give_way()
-            return descriptor.read_now()
+            data = descriptor.read_now()
         except BlockingIOError:
-            return self._wait(descriptor)
+            data = self._wait(descriptor)
         except OSError:
-            return b""
+            data = b""
+        self._eof = not data
+        return data
 
     def _wait(self, descriptor: Descriptor) -> bytes:
         self.reading_since = time.monotonic()
@@ -233,6 +236,7 @@ class Transport:
                     return descriptor.read(_TICK)
                 except TimeoutError:
                     if self._time_left() <= 0:
+                        self._outbox.abort()
                         return b""
         except OSError:
             return b""
@@ -248,7 +252,8 @@ class Transport:
     def _linger(self) -> None:
         """Wait for the peer to hang up, and throw away what it says."""
         descriptor = self._descriptor
-        if self._parser().state is not OPEN:  # its close frame came when ours was on its way
+        # Its close frame may have come when ours was on its way.
+        if self._protocol is not None and self._protocol.state is not OPEN:
             self._outbox.half_close()
         try:
             while descriptor is not None and not self._eof:
@@ -265,10 +270,9 @@ class Transport:
 
     def _notice_close(self, data: bytes) -> None:
         """Both sides have said it, or the peer talks nonsense: hang up."""
-        protocol = self._parser()
         if not data:
             self._eof = True
-        elif protocol.state is OPEN and self._verdict is None:
+        elif (protocol := self._parser()).state is OPEN and self._verdict is None:
             protocol.receive_data(data)
             protocol.events_received()
             protocol.data_to_send()  # pongs and the answer to a close frame: our own close frame is out already

@@ -55,10 +55,14 @@ class Handshake:
     headers: Mapping[str, str]
     secure: bool = False
     client: str = ""
-    cookies: Mapping[str, str] = field(init=False)
+    _cookies: list[Mapping[str, str]] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cookies", parse_cookie(self.headers.get("cookie", "")))
+    @property
+    def cookies(self) -> Mapping[str, str]:
+        """What the `Cookie` header says; read when it is asked for: who is refused at the door is not asked."""
+        if not self._cookies:
+            self._cookies.append(parse_cookie(self.headers.get("cookie", "")))
+        return self._cookies[0]
 
     @property
     def subprotocols(self) -> list[str]:
