@@ -140,11 +140,12 @@ class Process:
             if self._is_server_held:
                 return
             self._is_server_held = True
-        try:
-            while self._visits:
-                self._empty.wait()
-        finally:
-            self._is_server_held = False
+        while True:
+            self._empty.wait()
+            with self.lock:
+                if not self._visits:  # else somebody came before this one could see that all had gone
+                    self._is_server_held = False
+                    return
 
     def subscribe(self, connection: Connection, confirmed: threading.Event) -> None:
         """Ask for a connection's topics, and wait until Redis has confirmed them (contract 2.1).

@@ -141,7 +141,7 @@ def faults_of(ini: Ini) -> Iterator[Fault]:
     if ini.has("harakiri"):
         yield (
             "it has `harakiri`.",
-            "It kills a worker for a request that takes long, and a WebSocket takes hours: all others go with it.",
+            "It kills a worker for a request that takes long, and one lasts as long as there are WebSockets.",
             "Take it out.",
         )
     if not ini.has("die-on-term"):

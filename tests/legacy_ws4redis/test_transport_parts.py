@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -237,6 +238,17 @@ def test_the_descriptor_is_closed_once_and_by_whoever_is_last(
     outbox.release()
     until(lambda: outbox.fileno() == -1)
     until(lambda: outbox not in writer._known)
+
+
+def test_a_client_that_hangs_up_wakes_nobody(pair: tuple[socket.socket, socket.socket]) -> None:
+    watched = list[Outbox]()
+    outbox, descriptor = Outbox(1_000, SimpleNamespace(watch=watched.append)), Descriptor(os.dup(pair[0].fileno()))
+    descriptor.unblock()
+    outbox.open(descriptor)
+    outbox.end(None, 1006, "")
+    outbox.release()
+    assert outbox.deadline is not None
+    assert (watched, outbox.fileno()) == ([], -1)
 
 
 # The protocol, without a server in between: what a real one cannot be made to do
