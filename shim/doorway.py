@@ -9,6 +9,10 @@ A greenlet that is woken for the first of a storm would find only that one: nobo
 does not wait before the database has answered, if then. So where somebody has just come before, it lets others in
 first, as long as they come. Whoever comes alone is served at once.
 
+Real threads would do the opposite: each of them takes the one or two that have just come, and the quicker the machine,
+the smaller their batches. So while one thread asks for many, those who come wait for it and are its next batch; another
+takes them where that is slow.
+
 Slow handlers keep nobody out, since they run elsewhere; a slow database makes everybody wait their turn and never takes
 more connections than there are threads here.
 """
@@ -42,7 +46,8 @@ LULL_SECONDS: Final = 0.002
 HOLD_SECONDS: Final = 0.02
 """How long those who come in a rush are waited for at most. CPU time that they use meanwhile has to be used anyway."""
 
-_PAUSE: Final = 0.000_1  # seconds; any wait lets greenlets go on and sockets be looked at, which `sleep(0)` does not
+SLOW_SECONDS: Final = 0.05
+"""When a thread has asked for so long, another one asks for those who came meanwhile."""
 
 TURN_SECONDS: Final = 10.0
 """How long somebody waits for their turn. What they came for may take longer: that is the caller's own."""
@@ -158,7 +163,7 @@ class Doorway:
             room = self._room
             if room is None or room.pid != os.getpid():  # a fork takes no threads along
                 room = self._room = _Room()
-            if room.put(ticket, self._size):
+            if room.put(ticket, self._size, is_one_of_many=ticket.function in self._gathered):
                 self._start(room)
 
     def _start(self, room: "_Room") -> None:
@@ -179,6 +184,8 @@ class Doorway:
             if room.grow(self._size):
                 self._start(room)
             self._attend(tickets or [])
+            if tickets and tickets[0].function in self._gathered:
+                room.finished()
             del tickets
             for connection in connections.all(initialized_only=True):
                 if connection.errors_occurred:
@@ -207,8 +214,11 @@ class _Room:
         self._is_waking = False  # a thread has been woken, or started, and will take what there is
         self._came_at = -RUSH_SECONDS
         self._is_rush = False
+        self._asking = 0  # threads that serve those who can be served together
+        self._asked_at = 0.0  # since when the last of them does
+        self._is_standing_by = False  # a thread waits for them, see `_stand_by`
 
-    def put(self, ticket: _Ticket, size: int) -> bool:
+    def put(self, ticket: _Ticket, size: int, *, is_one_of_many: bool = False) -> bool:
         """Let somebody in. Whether one more thread is to be started, of so many at most."""
         with self._changed:
             if len(self._waiting) >= LINE:
@@ -216,6 +226,8 @@ class _Room:
             self._waiting.append(ticket)
             now = time.monotonic()
             self._is_rush, self._came_at = now - self._came_at < RUSH_SECONDS, now
+            if self._is_standing_by and not is_one_of_many:
+                self._changed.notify_all()
             if self._is_waking:
                 return False
             if self._idle:
@@ -241,31 +253,63 @@ class _Room:
             self._idle += 1
             came = self._changed.wait_for(lambda: self._waiting, patience)
             self._idle -= 1
-            if came and self._is_rush and self._waiting[0].function in together:
+            if came and not self._is_standing_by:
+                self._stand_by(together)
+            if self._waiting and self._is_rush and not self._asking and self._waiting[0].function in together:
                 self._hold()
-            self._is_waking = False
+            self._is_waking = self._is_standing_by
             if not self._waiting:  # also where another thread was faster
                 return [] if came else None
-            first = self._waiting.popleft()
+            first = self._next(together)
             tickets = [first]
             if first.function in together:
+                self._asking += 1
+                self._asked_at = time.monotonic()
                 others, self._waiting = self._waiting, deque()
                 for ticket in others:
                     is_mate = ticket.function == first.function and len(tickets) < BATCH
                     (tickets if is_mate else self._waiting).append(ticket)
             tickets = [ticket for ticket in tickets if ticket.claim()]
+            if not tickets and first.function in together:
+                self._asking -= 1
             if self._waiting and self._idle:
                 self._wake()
             return tickets
+
+    def finished(self) -> None:
+        """Those who were taken together have been served."""
+        with self._changed:
+            self._asking -= 1
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether a thread asks for many just now, and has not done so for long."""
+        return self._asking > 0 and time.monotonic() < self._asked_at + SLOW_SECONDS
+
+    def _next(self, together: Any) -> _Ticket:
+        """Who is first in the line, of those who are not left to the thread that asks for many."""
+        if self._is_asked:
+            for place, ticket in enumerate(self._waiting):
+                if ticket.function not in together:
+                    del self._waiting[place]
+                    return ticket
+        return self._waiting.popleft()
+
+    def _stand_by(self, together: Any) -> None:
+        """Leave who waits to the thread that asks for many, unless that takes long. The lock is let go of."""
+        self._is_waking = self._is_standing_by = True
+        while self._is_asked and self._waiting and all(ticket.function in together for ticket in self._waiting):
+            self._changed.wait(max(0.0, self._asked_at + SLOW_SECONDS - time.monotonic()))
+        self._is_standing_by = False
 
     def _hold(self) -> None:
         """Let others in, as long as they come; nobody else is woken for them meanwhile. The lock is let go of."""
         self._is_waking = True
         until = time.monotonic() + HOLD_SECONDS
-        while len(self._waiting) < BATCH and time.monotonic() < min(until, self._came_at + LULL_SECONDS):
+        while len(self._waiting) < BATCH and (left := min(until, self._came_at + LULL_SECONDS) - time.monotonic()) > 0:
             self._changed.release()
             try:
-                time.sleep(_PAUSE)
+                time.sleep(left)  # also lets greenlets go on, and sockets be looked at
             finally:
                 self._changed.acquire()
 

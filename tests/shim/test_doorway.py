@@ -165,12 +165,73 @@ def test_who_is_woken_in_a_rush_lets_others_in_first(monkeypatch: pytest.MonkeyP
     alone, first = (_Ticket(print, (), lambda: None) for _ in range(2))
     assert room.put(alone, 2)
     assert room.take({print}, 0) == [alone]
+    room.finished()
     assert not others
     room.put(first, 2)
     assert room.take({print}, 0) == [first, *others]
+    room.finished()
     assert len(others) == 5
     room.put(alone := _Ticket(print, (), lambda: None), 2)
     assert room.take({}, 0) == [alone]  # who is served alone anyway waits for nobody
+
+
+def test_who_comes_while_one_thread_asks_for_many_is_in_its_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Threads that take one or two each ask ten times as often; the quicker the machine, the more.
+    monkeypatch.setattr(doorways, "SLOW_SECONDS", 60.0)
+    doorway, crowds, go, asked = Doorway(4), list[list[int]](), threading.Event(), threading.Event()
+
+    def double(number: int) -> int:
+        return doubled([(number,)])[0]
+
+    def doubled(crowd: Sequence[tuple[Any, ...]]) -> list[int]:
+        crowds.append([number for (number,) in crowd])
+        asked.set()
+        assert go.wait(20)
+        return [2 * number for (number,) in crowd]
+
+    doorway.gather(double, doubled)
+
+    async def crowd() -> list[Any]:
+        waiting = [asyncio.create_task(doorway.aask(double, 0))]
+        await asyncio.to_thread(asked.wait, 20)
+        for number in range(1, 20):
+            waiting.append(asyncio.create_task(doorway.aask(double, number)))
+            await asyncio.sleep(0.001)
+        assert await doorway.aask(str, "something else") == "something else"  # that waits for nobody
+        assert await doorway.aask(str, "again") == "again"
+        go.set()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(crowd()) == [2 * number for number in range(20)]
+    assert crowds == [[0], list(range(1, 20))]
+
+
+def test_where_one_thread_asks_for_long_another_asks_for_those_who_came_meanwhile() -> None:
+    doorway, crowds, go, asked = Doorway(4), list[list[int]](), threading.Event(), threading.Event()
+
+    def double(number: int) -> int:
+        crowds.append([number])
+        asked.set()
+        if number == 0:
+            assert go.wait(20)
+        return 2 * number
+
+    def doubled(crowd: Sequence[tuple[Any, ...]]) -> list[int]:
+        crowds.append([number for (number,) in crowd])
+        return [2 * number for (number,) in crowd]
+
+    doorway.gather(double, doubled)
+
+    async def crowd() -> list[Any]:
+        first = asyncio.create_task(doorway.aask(double, 0))
+        await asyncio.to_thread(asked.wait, 20)
+        others = await asyncio.gather(*(doorway.aask(double, number) for number in range(1, 20)))
+        go.set()
+        return [await first, *others]
+
+    assert asyncio.run(crowd()) == [2 * number for number in range(20)]
+    assert crowds[0] == [0]
+    assert sorted(number for batch in crowds for number in batch) == list(range(20))
 
 
 def test_one_who_spoils_it_for_all_does_so_for_nobody_else() -> None:
