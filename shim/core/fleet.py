@@ -152,9 +152,11 @@ class Fleet:
         self._slots.extend(began + ROUND_SECONDS * slot / max(count, 1) for slot in mine)
         self.is_open = self._missed > _MISSES
 
-    def next_slot(self, now: float) -> float | None:
-        """The moment from which one connection may be moved, None where none is known: the next round's, or open."""
-        return self._slots[0] if self._slots and now <= self._until and not self.is_open else None
+    def next_turn(self, now: float) -> float | None:
+        """When there is something to do: a slot to take, or a round to announce for. None where nobody knows."""
+        if self.is_open or self._asked is not None:
+            return None
+        return min(self._slots[0], self._next) if self._slots and now <= self._until else self._next
 
     def unanswered(self, now: float) -> None:
         """Redis did not answer, or with an error."""

@@ -287,7 +287,7 @@ class Node:
         first = self._order[0][0] if self._order else inf
         if self._waiting or first <= now + TICK_SECONDS:
             self._rests_until = -inf
-            coming = (self._fleet.next_slot(now) or inf) if self._waiting else first
+            coming = (self._fleet.next_turn(now) or inf) if self._waiting else first
             return min(BRISK_SECONDS, max(LEAST_REST, coming - now))
         self._rests_until = max(now + TICK_SECONDS, min(self._next_beat, first - AHEAD_SECONDS))
         return self._rests_until - now

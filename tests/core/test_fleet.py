@@ -88,11 +88,11 @@ class TestTheGate:
         fleet.announce(10, 20.0, 0.3)
         fleet.answered(Round(8, 0.0, 20, 5), 20.0, 0.3)
         taken = []
-        assert fleet.next_slot(0.3) is not None
-        while (moment := fleet.next_slot(0.3)) is not None:
+        while (moment := fleet.next_turn(0.3)) is not None and not fleet.is_due(moment):
             assert not fleet.take(moment - 0.001)
             assert fleet.take(moment)
             taken.append(moment)
+        assert moment == pytest.approx(0.8)
         assert len(taken) == 5  # half of the line, so half of the round
         assert all(later - earlier >= 0.04 for earlier, later in pairwise(taken))
 
