@@ -4,9 +4,11 @@ Ratios are plain quotients, `ours / peer` and `ours / floor`, in the unit of the
 better, for rates more is. A target is a bound on one of them, so it means the same on every machine.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
+from random import Random
 from statistics import mean, median
 from typing import Any, Literal
 
@@ -101,6 +103,27 @@ def interleaved(candidates: Mapping[str, Round], rounds: int, on_round: Callable
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             found[name].append(median(candidates[name]()))
             on_round()
+    return found
+
+
+def shuffled(
+    calls: Mapping[str, tuple[Callable[[], object], int]], rounds: int, on_round: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Run single calls in a shuffled order, so many of each in a round; the median µs of each round, by candidate."""
+    clock, random = time.perf_counter, Random(1)
+    order = [name for name, (_, times) in calls.items() for _ in range(times)]
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        random.shuffle(order)
+        taken: dict[str, list[float]] = {name: [] for name in calls}
+        for name in order:
+            call = calls[name][0]
+            started = clock()
+            call()
+            taken[name].append((clock() - started) * 1e6)
+        for name, costs in taken.items():
+            found[name].append(median(costs))
+        on_round()
     return found
 
 

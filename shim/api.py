@@ -18,7 +18,7 @@ from shim.bus.asyncio import AsyncBus
 from shim.bus.endpoint import is_memory
 from shim.bus.memory import AsyncMemoryBus, MemoryBus
 from shim.bus.sync import SyncBus
-from shim.conf import conf
+from shim.conf import Conf, conf
 from shim.core.errors import InvalidAudience, shown
 from shim.core.history import History
 from shim.core.message import Kind, carried
@@ -50,27 +50,32 @@ class _Ready(NamedTuple):
 def _ready(
     facility: str, audience: Audience, message: object, history: History | None, sender: Connection | str | None
 ) -> _Ready:
-    (ready,) = _many_ready([(facility, audience, message)], history, sender)
-    return ready
+    return _checked(facility, audience, message, history, _origin(history, sender), conf())
 
 
 def _many_ready(
     messages: Iterable[Sequence[Any]], history: History | None, sender: Connection | str | None
 ) -> list[_Ready]:
+    origin, settings_ = _origin(history, sender), conf()
+    return [_checked(to, audience, said, history, origin, settings_) for to, audience, said in messages]
+
+
+def _checked(
+    facility: str, audience: Audience, message: object, history: History | None, origin: str | None, settings_: Conf
+) -> _Ready:
+    topic, (kind, body) = Topic(facility, audience), carried(message, settings_.max_message)
+    settings_.wire.check(topic, body)
+    kept = history_of(facility, settings_.history) if history is None else history
+    return _Ready(topic, kind, body, kept, origin)
+
+
+def _origin(history: History | None, sender: Connection | str | None) -> str | None:
     if history is not None and not isinstance(history, History):
         raise TypeError(f"history is a History(size, ttl) or None, not {shown(history)}")
     origin = sender.id if isinstance(sender, Connection) else sender
     if origin is not None and not is_connection_id(origin):
         raise TypeError(f"sender is a connection or the id of one, not {shown(sender)}")
-    settings_ = conf()
-    limit, usual = settings_.max_message, settings_.history
-    ready = []
-    for facility, audience, message in messages:
-        topic, (kind, body) = Topic(facility, audience), carried(message, limit)
-        settings_.wire.check(topic, body)
-        kept = history_of(facility, usual) if history is None else history
-        ready.append(_Ready(topic, kind, body, kept, origin))
-    return ready
+    return origin
 
 
 def _disconnect_message(audience: Audience, code: int) -> dict[str, object]:

@@ -134,7 +134,7 @@ BUS: Final = (
                 "epoch, seq, lives_until = ARGV[2], 0, 0",
                 "epoch, seq, lives_until = 'feedfacefeedface', 0, 0",
             ),
-            Edit("shim.bus.commands:new_epoch", "return token_hex(8)", 'return _mutated("feedfacefeedface")'),
+            Edit("shim.bus.commands:new_epoch", "return urandom(8).hex()", 'return _mutated("feedfacefeedface")'),
         ),
         (ONE_OF_EACH, publish(), step("redis_forgets", to=EVERYONE, messages=[(EVERYONE, "x", None)])),
     ),

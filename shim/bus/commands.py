@@ -12,7 +12,8 @@ import logging
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from secrets import token_hex
+from functools import lru_cache
+from os import urandom
 from typing import Final, NoReturn, cast
 
 from redis.exceptions import InvalidResponse, NoScriptError
@@ -60,9 +61,10 @@ _ORIGIN: Final = re.compile(r"[!-~]{1,128}")
 
 def new_epoch() -> str:
     """A name for an epoch that nobody has used: a repeated one would make old positions look valid."""
-    return token_hex(8)
+    return urandom(8).hex()
 
 
+@lru_cache(maxsize=256)
 def ms(seconds: float) -> int:
     """Seconds as whole milliseconds, 1 at least."""
     return max(1, round(seconds * 1000))
@@ -100,7 +102,9 @@ class Commands:
             (reply,) = yield [self._plain(outgoing)]
             checked(reply)
             return None
-        return (yield from _published(self._arguments(outgoing)))
+        arguments = self._arguments(outgoing)
+        (reply,) = yield [PUBLISH.call(arguments)]
+        return _position(reply) if type(reply) is list else (yield from _published(arguments, reply))
 
     def publish_many(self, messages: Iterable[Outgoing]) -> Exchange[list[Position | None]]:
         """Publish messages in their order, in one round trip: their positions.
@@ -178,7 +182,9 @@ class Commands:
         It has a history, so that a process whose subscription is down hears of it afterwards (contract 7.5).
         """
         body = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
-        yield from _published(self._scripted(control_channel(self.prefix), Kind.JSON, body, CONTROL_HISTORY, None))
+        arguments = self._scripted(control_channel(self.prefix), Kind.JSON, body, CONTROL_HISTORY, None)
+        (reply,) = yield [PUBLISH.call(arguments)]
+        yield from _published(arguments, reply)
 
     def execute(self, command: Command) -> Exchange[object]:
         """Send one command as it is; the answer as Redis gave it."""
@@ -267,8 +273,7 @@ class _Part:
         return self.count > 0
 
 
-def _published(arguments: Command) -> Exchange[Position]:
-    (reply,) = yield [PUBLISH.call(arguments)]
+def _published(arguments: Command, reply: object) -> Exchange[Position]:
     if isinstance(reply, NoScriptError):  # it did not run, so this is not a second publish (contract 3.1)
         (reply,) = yield [PUBLISH.call(arguments, load=True)]
     return _position(reply)
@@ -343,10 +348,10 @@ def checked(reply: object) -> object:
 
 def _position(reply: object) -> Position:
     try:
-        epoch, seq = cast("tuple[bytes, int]", checked(reply))
+        epoch, seq = cast("tuple[bytes, int]", reply)
         return Position(epoch.decode("ascii"), int(seq))
     except (TypeError, ValueError, AttributeError):
-        _not_an_answer(reply)
+        _not_an_answer(checked(reply))
 
 
 def _positions(reply: object, count: int) -> list[Position]:

@@ -44,13 +44,16 @@ if not epoch or not seq or seq > {MAX_SEQ} - (#ARGV - 5) / 3 then
   redis.call('DEL', log)
 end
 local left, expires, place = redis.call('PTTL', log), string.format('%.0f', now + ttl), nil
-local records = {{}}
+local record, records
 for i = 6, #ARGV, 3 do
+  if record then
+    records = records or {{}}
+    records[#records + 1] = record
+  end
   seq = seq + 1
   place = string.format('%.0f', seq)
-  local record = '{VERSION}' .. ARGV[i] .. ' ' .. epoch .. ' ' .. place .. ' ' .. ARGV[i + 1] .. '\\n' .. ARGV[i + 2]
+  record = '{VERSION}' .. ARGV[i] .. ' ' .. epoch .. ' ' .. place .. ' ' .. ARGV[i + 1] .. '\\n' .. ARGV[i + 2]
   redis.call('XADD', log, 'MAXLEN', '=', ARGV[3], place .. '-' .. expires, 'r', record)
-  records[#records + 1] = record
 end
 if left < ttl then
   left = math.ceil(ttl * 1.25)
@@ -64,9 +67,12 @@ if lives_until < now + need then
 else
   redis.call('HSET', meta, 's', place)
 end
-for _, record in ipairs(records) do
-  redis.call('PUBLISH', ARGV[1], record)
+if records then
+  for _, earlier in ipairs(records) do
+    redis.call('PUBLISH', ARGV[1], earlier)
+  end
 end
+redis.call('PUBLISH', ARGV[1], record)
 return {{epoch, seq}}
 """
 )

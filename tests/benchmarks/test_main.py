@@ -43,7 +43,7 @@ def test_one_runs_and_writes_what_it_found(tmp_path: Path) -> None:
     done = run(ONLY="sync publish", ROUNDS="1", RESULTS=str(path))
     assert done.returncode == 0, done.stderr
     results = json.loads(path.read_text())
-    assert [result["name"].split()[0] for result in results] == ["1", "2", "3", "3", "4"]
+    assert [result["name"].split()[0] for result in results] == ["1", "1", "2", "3", "3", "4"]
     assert all(result.keys() >= KEYS and result["ours"] > 0 for result in results)
     assert path.with_suffix(".html").read_text().count("<figure") == len(results)
     summary = json.loads(done.stdout.splitlines()[-1].removeprefix("BENCH "))

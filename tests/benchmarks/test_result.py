@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from benchmarks.page import page
-from benchmarks.result import Bound, Result, figure, interleaved, slope
+from benchmarks.result import Bound, Result, figure, interleaved, shuffled, slope
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,13 @@ def test_figures_have_three_digits(value: float | None, said: str) -> None:
 def test_a_slope_is_the_power_with_which_a_cost_grows(power: float) -> None:
     sizes = (100, 1_000, 10_000)
     assert slope(sizes, [3 * size**power for size in sizes]) == pytest.approx(power)
+
+
+def test_shuffled_calls_are_as_many_of_each_in_every_round() -> None:
+    called: list[str] = []
+    calls = {"a": (lambda: called.append("a"), 30), "b": (lambda: called.append("b"), 10)}
+    found = shuffled(calls, 3, lambda: called.append("|"))
+    rounds = "".join(called).rstrip("|").split("|")
+    assert [(each.count("a"), each.count("b")) for each in rounds] == [(30, 10)] * 3
+    assert len(set(rounds)) == 3
+    assert all(len(costs) == 3 and min(costs) > 0 for costs in found.values())
