@@ -31,6 +31,7 @@ from shim import (
     realtime,
 )
 from shim.bus.flag import number_command, number_from, publish_command
+from shim.complaints import Complaints
 from shim.core.cohorts import Snapshot
 from shim.core.names import control_channel
 from shim.core.wire import Record, encode
@@ -567,11 +568,15 @@ def test_a_change_that_nobody_pushed_is_found_in_the_database(memory: InMemory) 
     assert client.closed == 1012
 
 
-def test_nonsense_on_the_wire_is_passed_over(memory: InMemory, caplog: pytest.LogCaptureFixture) -> None:
+def test_nonsense_on_the_wire_is_passed_over(
+    memory: InMemory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shim.testing.server._complaints", Complaints())
     with connect("testing-desk") as connection:
         channel = next(iter(memory.server().hub._feeds))
         for where in (channel, control_channel("rt")):
-            memory.redis.call(("PUBLISH", where, "nonsense"))
+            for _ in range(3):  # and complained about once
+                memory.redis.call(("PUBLISH", where, "nonsense"))
         realtime.publish("testing-desk", Everyone(), 1)
         assert connection.receive() == 1
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
