@@ -149,7 +149,7 @@ class _Sink:
     ) -> None:
         self._confirmed: Callable[[], None] | None = confirmed  # once: it is not kept for the connection's life
         self.close_code: int | None = None
-        self.outbox = Outbox(send, max_backlog, self._too_slow)
+        self.outbox = Outbox(send, max_backlog, self._too_slow, line)
         self._line = line
         self._last_heard = time.monotonic()
 

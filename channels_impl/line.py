@@ -26,6 +26,13 @@ class Line(Interface):
     def take_over(self) -> None:
         """From now on the application says when to ping, and what silence means: the server does not."""
 
+    def write(self, frame: bytes) -> bool:
+        """Send a ready frame, unmasked and with its header, after all that was sent before.
+
+        Returns:
+            False: nothing was sent, because the socket is full or the connection ends. The ASGI send waits, or raises.
+        """
+
     def ping(self) -> None:
         """Ask for a sign of life; `last_heard` shows it."""
 

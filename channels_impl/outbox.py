@@ -1,8 +1,9 @@
 """What waits for one ASGI connection: sent at once where the socket takes it, queued and bounded where it does not.
 
-A send is started as an eager task: it runs to its end inside `put` unless the server makes it wait (uvicorn does when
-the socket is full). So the usual frame costs no queue and no switch, and one slow socket holds nobody else
-(contract 7.2).
+The usual frame goes out inside `put`, and costs no queue and no switch; one slow socket holds nobody else (contract
+7.2). Where the server offers a line (`channels_impl.line`), that takes the frame as it is, encoded once for all
+connections. Else, and where the line does not take it just now, the frame goes through the ASGI send, in an eager task:
+it runs to its end inside `put` unless the server makes it wait (uvicorn does when the socket is full).
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from asgiref.typing import ASGISendCallable, WebSocketCloseEvent
 
+from channels_impl.line import Line
 from shim.core.protocol import Frame
 
 logger = logging.getLogger("realtime")
@@ -31,6 +33,7 @@ class Outbox:
         send: the ASGI send.
         max_backlog: bytes that may wait (contract 7.2).
         too_slow: called once when more would have to wait.
+        line: the bytes below the connection, None where the server offers none.
 
     Attributes:
         backlog: bytes that wait. is_stalled: the client has not taken the close frame in time.
@@ -39,6 +42,7 @@ class Outbox:
     __slots__ = (
         "_allowed",
         "_closing",
+        "_line",
         "_loop",
         "_max_backlog",
         "_queue",
@@ -51,8 +55,11 @@ class Outbox:
         "is_stalled",
     )
 
-    def __init__(self, send: ASGISendCallable, max_backlog: int, too_slow: Callable[[], None]) -> None:
+    def __init__(
+        self, send: ASGISendCallable, max_backlog: int, too_slow: Callable[[], None], line: Line | None = None
+    ) -> None:
         self._send = send
+        self._line = line
         self._max_backlog = max_backlog
         self._too_slow = too_slow
         self._loop = asyncio.get_running_loop()
@@ -70,7 +77,8 @@ class Outbox:
         if self._closing:
             return
         if self._sending is None:
-            self._start(frame)
+            if self._line is None or not self._line.write(frame.wire):
+                self._start(frame)
         elif self.backlog + len(frame) > self._allowed and self._queue:
             self._too_slow()
         else:

@@ -2,7 +2,7 @@
 
 Theory of operation. ASGI carries messages, and some of the contract is about bytes: pings, what a client is told about
 a bad handshake, what becomes of messages that came before a bad frame, a client that takes nothing any more. uvicorn
-lets its WebSocket protocol be replaced (`Config(ws=…)`); this one extends its `websockets-sansio` in four things.
+lets its WebSocket protocol be replaced (`Config(ws=…)`); this one extends its `websockets-sansio` in five things.
 
 * What the peer ends, by a close frame or a broken rule, is answered when the application has taken the messages that
   came before it, not at once: what a handler sees, and still can say, does not depend on how TCP cut the stream.
@@ -11,6 +11,7 @@ lets its WebSocket protocol be replaced (`Config(ws=…)`); this one extends its
   has stalled would hold its descriptor for as long as it likes.
 * A line that just broke is 1006, and a handshake that cannot be read gets an answer (uvicorn leaves it without).
 * The application may take over liveness (contract 7.1): see `channels_impl.line`.
+* It takes ready frames: one that goes to many is encoded once, and uvicorn's own `send` would encode it for each.
 
 `legacy_ws4redis/transport.py` is its twin. Consumers of other paths get uvicorn's own pings, and the rest of this.
 """
@@ -218,6 +219,20 @@ class RealtimeProtocol(WebSocketsSansIOProtocol):
         """From now on uvicorn does not ping."""
         self._is_taken_over = True
         self.stop_keepalive()
+
+    def write(self, frame: bytes) -> bool:
+        """Send a ready frame, unless the socket is full or the connection ends."""
+        if (
+            self.conn.state is not OPEN
+            or self._answer is not None
+            or self._is_over
+            or self.disconnected
+            or not self.writable.is_set()
+            or self.transport.is_closing()
+        ):
+            return False
+        self.transport.write(frame)
+        return True
 
     def ping(self) -> None:
         """Send a ping."""

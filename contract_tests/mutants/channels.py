@@ -61,11 +61,9 @@ CHANNELS: Final = (
         ("channels",),
         (
             Edit(
-                "channels_impl.outbox:Outbox._run",
-                "                if isinstance(item, Frame):\n                    text, data",
-                "                if isinstance(item, Frame) and not item.data:\n"
-                "                    _mutated()\n"
-                "                elif isinstance(item, Frame):\n                    text, data",
+                "channels_impl.outbox:Outbox.put",
+                "if self._closing:",
+                "if self._closing or (not frame.data and _mutated()):",
             ),
         ),
         (ONE_OF_EACH, publish("")),
@@ -77,9 +75,9 @@ CHANNELS: Final = (
         ("channels",),
         (
             Edit(
-                "channels_impl.outbox:Outbox._run",
-                "if item.text else (None, item.data)",
-                "if item.text or _mutated(item.data.isascii()) else (None, item.data)",
+                "channels_impl.outbox:Outbox.put",
+                "self._line.write(frame.wire)",
+                'self._line.write(frame.wire if frame.text else _mutated(b"\\x81" + frame.wire[1:]))',
             ),
         ),
         (ONE_OF_EACH, publish(b"abc")),
