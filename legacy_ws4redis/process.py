@@ -1,9 +1,9 @@
 """One WSGI process: its hub and node, its Redis subscription, its timers. `channels_impl/process.py` is its twin.
 
-Six threads (greenlets under gevent) serve all connections of the process: the subscription's reader, the timer, the
-healer that reads history for topics with a hole, the one that polls the flag, the one that asks for this process's
-share of the fleet's moves, and the keeper of connections' states. Each connection has the thread that its server gave
-it. One lock guards the pure core; nothing that may block is done while it is held.
+Seven threads (greenlets under gevent) serve all connections of the process: the subscription's reader and its watcher,
+the timer, the healer that reads history for topics with a hole, the one that polls the flag, the one that asks for this
+process's share of the fleet's moves, and the keeper of connections' states. Each connection has the thread that its
+server gave it. One lock guards the pure core; nothing that may block is done while it is held.
 """
 
 import logging

@@ -316,10 +316,7 @@ class AsyncSubscription:
                 logger.warning("Subscription %s: Redis at %s is back", self.name, self.endpoint.shown)
             self._on_up()
             self._look(link)
-            while True:
-                for _ in range(CROWD):
-                    self._take(await link.hear())
-                await asyncio.sleep(0)
+            await link.listen(self._take, CROWD)
         finally:
             self._link = None
             link.cut()

@@ -9,9 +9,9 @@ A time-out is the caller's here: it cancels, and a connection that is cancelled 
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import hiredis
 from redis.asyncio import connection as redis_py
@@ -29,7 +29,7 @@ NOTHING: Final = object()
 
 
 class Link(asyncio.Protocol):
-    """A connection, from `dial` to `cut`. One task asks or hears, another one may send."""
+    """A connection, from `dial` to `cut`. One task asks, or hears, or listens; another one may send."""
 
     generation = 0
     used_at = 0.0
@@ -42,7 +42,10 @@ class Link(asyncio.Protocol):
         )
         self._transport: asyncio.Transport | None = None
         self._unread = 0
-        self._arrival: asyncio.Future[None] | None = None  # who hears waits for it
+        self._arrival: asyncio.Future[None] | None = None  # who hears waits for it, and who listens for the end
+        self._listener: Callable[[object], None] | None = None
+        self._crowd = 0
+        self._is_crowded = False  # the rest of what came is for the next turn
         self._room: asyncio.Future[None] | None = None  # while the transport wants no more: who sends waits for it
         self._is_paused = False
         self._received_at = monotonic()
@@ -64,7 +67,10 @@ class Link(asyncio.Protocol):
         if self._unread > UNREAD and self._transport is not None and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
-        self._wake(self._arrival)
+        if self._listener is None:
+            self._wake(self._arrival)
+        elif not self._is_crowded:
+            self._hand_on()
 
     def eof_received(self) -> None:
         """Redis has closed it; `connection_lost` follows, but a turn later."""
@@ -147,22 +153,66 @@ class Link(asyncio.Protocol):
         while (reply := self._parser.gets()) is NOTHING:
             if self.ended is not None:
                 raise self.ended
-            self._unread = 0
-            if self._is_paused and self._transport is not None:
-                self._is_paused = False
-                self._transport.resume_reading()
-            self._arrival = self._loop.create_future()
-            try:
-                await self._arrival
-            finally:
-                self._arrival = None
+            self._all_is_read()
+            await self._wait()
         return reply
+
+    async def listen(self, listener: Callable[[object], None], crowd: int) -> NoReturn:
+        """Give all that Redis says to a function, as soon as it comes and without waking a task, until the end.
+
+        Args:
+            listener: what it raises ends the connection.
+            crowd: after so many in a row other tasks get their turn.
+
+        Raises:
+            RedisError: the connection has ended. Exception: what the listener has raised.
+        """
+        self._listener, self._crowd = listener, crowd
+        try:
+            self._hand_on()
+            while self.ended is None or self._is_crowded:
+                await self._wait()
+            raise self.ended
+        finally:
+            self._listener = None
 
     def cut(self, reason: Exception | None = None) -> None:
         """End it now, whatever is still to be sent."""
         self._end(reason or LinkLost("the connection has ended"))
         if self._transport is not None:
             self._transport.abort()
+
+    def _hand_on(self) -> None:
+        """Give the listener what has come; what is too much for one turn, in the next one."""
+        self._is_crowded = False
+        try:
+            for _ in range(self._crowd):
+                if self._listener is None:
+                    return
+                if (reply := self._parser.gets()) is NOTHING:
+                    self._all_is_read()
+                    return
+                self._listener(reply)
+        except Exception as error:  # noqa: BLE001  # `listen` raises it
+            self.cut(error)
+            return
+        self._is_crowded = True
+        self._loop.call_soon(self._hand_on)
+
+    def _all_is_read(self) -> None:
+        self._unread = 0
+        if self.ended is not None:
+            self._wake(self._arrival)
+        elif self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    async def _wait(self) -> None:
+        self._arrival = self._loop.create_future()
+        try:
+            await self._arrival
+        finally:
+            self._arrival = None
 
     def _end(self, error: Exception) -> None:
         if self.ended is None:

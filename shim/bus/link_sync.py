@@ -7,8 +7,10 @@ time-out over pool, connect, send and answer together (contract 7.3).
 
 import os
 import queue
+import socket
 from collections.abc import Sequence
 from functools import cache
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,8 +25,6 @@ from shim.bus.endpoint import CONNECTION_OPTIONS, is_memory
 
 IDLE_CONNECTION: Final = 60.0  # seconds; what a burst opened is closed again, or a fleet would sit on its peak for ever
 GRACE: Final = 0.01  # seconds a call may be late, so that the usual call need not set any socket's time-out
-SILENCE: Final = object()
-"""What `Link.hear` returns when nothing came."""
 
 if TYPE_CHECKING:
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         def can_read(self, timeout: float = 0) -> bool: ...
         def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
         def read_response(self, *, disconnect_on_error: bool = True) -> object: ...
-        def update_current_socket_timeout(self, relaxed_timeout: float) -> None: ...
+        def update_current_socket_timeout(self, relaxed_timeout: float | None) -> None: ...
 
 else:
     _Connection = object
@@ -57,6 +57,10 @@ class Link(_Connection):
     timeout = 0.0
     generation = 0
     used_at = 0.0
+    waits_since = inf
+    """When `hear` began to wait, on the monotonic clock; inf while nobody waits, and nothing can be expected."""
+    _reason: RedisError | None = None
+    _is_patient = False
     _is_new = True
     _is_narrowed = False
 
@@ -119,20 +123,53 @@ class Link(_Connection):
         """Send commands."""
         pack: Any = hiredis.pack_command  # its stub wants a tuple of one; redis-py's own takes five times as long
         packed = [pack(command) for command in commands]
-        self.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], check_health=False)
+        if self._is_patient:
+            self.update_current_socket_timeout(self.timeout)
+        try:
+            self.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)], check_health=False)
+        finally:
+            if self._is_patient:
+                self.update_current_socket_timeout(None)
+
+    def be_patient(self) -> None:
+        """From now on `hear` waits without a time-out where one is dear; who wants it to end, cuts.
+
+        gevent makes and starts a timer for each wait. Its sockets never block, so there a send can have a time-out
+        while another greenlet waits without one. Where sockets do block, that is a race, and a time-out is cheap.
+        """
+        with socket.socket() as any_socket:
+            self._is_patient = not os.get_blocking(any_socket.fileno())
+        if self._is_patient:
+            self.update_current_socket_timeout(None)
 
     def hear(self) -> object:
-        """The next thing that Redis says, or SILENCE after `timeout` seconds of it."""
+        """The next thing that Redis says; waits for it as long as it takes, or until the connection is cut.
+
+        Raises:
+            RedisError: the connection has ended.
+        """
+        self.waits_since = monotonic()
         try:
-            return self.read_response(disconnect_on_error=False)
-        except LinkTimeout:
-            return SILENCE
+            while True:
+                try:
+                    return self.read_response(disconnect_on_error=False)
+                except LinkTimeout:
+                    pass
         except RedisError:
+            if self._reason is not None:
+                raise self._reason from None
             raise
         except Exception as error:  # redis-py trips over itself when another thread closes what it reads
             if self.is_connected:
                 raise
-            raise LinkLost("closed while it was being read") from error
+            raise self._reason or LinkLost("closed while it was being read") from error
+        finally:
+            self.waits_since = inf
+
+    def cut(self, reason: RedisError) -> None:
+        """End it now, from whatever thread: `hear` raises this."""
+        self._reason = reason
+        self.disconnect()
 
     def relax(self) -> None:
         """Let each send and each read take `timeout` seconds again."""

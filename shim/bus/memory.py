@@ -5,14 +5,16 @@ Everything but the socket is the real thing; the Redis itself is `shim.bus.memor
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from time import monotonic
+from typing import NoReturn
 
 from redis.exceptions import ConnectionError as LinkLost
+from redis.exceptions import RedisError
 
 from shim.bus.asyncio import AsyncBus
 from shim.bus.commands import Command, Outgoing
-from shim.bus.link_sync import SILENCE
 from shim.bus.memory_redis import NOTHING, memory_redis
 from shim.bus.sync import SyncBus
 from shim.core.history import History
@@ -72,6 +74,7 @@ class SyncMemoryLink:
     generation = 0
     used_at = 0.0
     deadline = 0.0  # nothing here takes time
+    waits_since = inf  # and nobody has to be asked whether he is there
 
     def __init__(self, url: str, timeout: float) -> None:
         """Connect.
@@ -103,13 +106,18 @@ class SyncMemoryLink:
 
     def hear(self) -> object:
         """See `Link`."""
-        deadline = monotonic() + self.timeout
         while True:
             self._arrival.clear()
             if (said := self._line.hear()) is not NOTHING:
                 return said
-            if not self._arrival.wait(deadline - monotonic()):
-                return SILENCE
+            self._arrival.wait(self.timeout)
+
+    def be_patient(self) -> None:
+        """See `Link`."""
+
+    def cut(self, reason: RedisError) -> None:
+        """See `Link`."""
+        self._line.end(str(reason))
 
     def relax(self) -> None:
         """See `Link`."""
@@ -162,6 +170,13 @@ class AsyncMemoryLink:
             if (said := self._line.hear()) is not NOTHING:
                 return said
             await self._arrival.wait()
+
+    async def listen(self, listener: Callable[[object], None], crowd: int) -> NoReturn:
+        """See `Link`."""
+        while True:
+            for _ in range(crowd):
+                listener(await self.hear())
+            await asyncio.sleep(0)
 
     def cut(self, reason: Exception | None = None) -> None:
         """See `Link`."""

@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as LinkTimeout
 
 from shim.bus.commands import META_TTL, Argument, Command, Exchange, Outgoing, Past, heard, subscriptions
 from shim.bus.endpoint import Endpoint, client_name
-from shim.bus.link_sync import SILENCE, Link, Pool, dial
+from shim.bus.link_sync import Link, Pool, dial
 from shim.bus.ws4redis import commands_for
 from shim.core.errors import RealtimeUnavailable
 from shim.core.history import History, ReadRequest, ReadResult
@@ -180,10 +180,10 @@ class SyncBus:
 
 
 class SyncSubscription:
-    """One subscription connection, kept up by a thread of its own. It remembers no channels.
+    """One subscription connection, kept up by two threads of its own. It remembers no channels.
 
     Whenever a connection is there, for the first time or again, `on_up` is called; the owner then subscribes to all
-    that it wants (contract 7.4). All callbacks are called in the thread, one at a time, in the order of what Redis
+    that it wants (contract 7.4). All callbacks are called in one thread, one at a time, in the order of what Redis
     said; a callback that takes long delays the next one, nothing else. After `close` none is called.
 
     * `on_up` or `on_subscribed` raises: logged, and the connection is made anew, because what is subscribed is unknown.
@@ -296,6 +296,7 @@ class SyncSubscription:
 
     def _live(self) -> None:
         """One connection, from its beginning to its end."""
+        gone = threading.Event()
         link = dial(
             self.endpoint.url,
             timeout=self._timeout,
@@ -309,23 +310,29 @@ class SyncSubscription:
                 logger.warning("Subscription %s: Redis at %s is back", self.name, self.endpoint.shown)
             if not self._closing.is_set():
                 self._on_up()
-            heard_at = monotonic()
-            asked = False
+            link.be_patient()
+            threading.Thread(target=self._look, args=(link, gone), name=f"{self.name}-watch", daemon=True).start()
             while not self._closing.is_set():
-                reply = link.hear()
-                if reply is not SILENCE:
-                    heard_at = monotonic()
-                    asked = False
-                    self._take(reply)
-                elif asked:
-                    raise LinkTimeout("not even a PING was answered")
-                elif monotonic() - heard_at >= self._idle:
-                    self._write([("PING",)])
-                    asked = True
+                self._take(link.hear())
         finally:
+            gone.set()
             with self._lock:
                 self._link = None
             link.disconnect()
+
+    def _look(self, link: Link, gone: threading.Event) -> None:
+        """Look after a silent connection, from time to time: a thread of its own, as long as the connection lasts."""
+        wait, asked_at = self._idle, 0.0
+        while not gone.wait(wait):
+            since = link.waits_since
+            if since < asked_at:
+                link.cut(LinkTimeout("not even a PING was answered"))
+                return
+            now = monotonic()
+            wait, asked_at = min(since + self._idle - now, self._idle), 0.0
+            if wait <= 0:
+                self._write([("PING",)])
+                wait, asked_at = self._timeout, now
 
     def _take(self, reply: object) -> None:
         news = heard(reply)
