@@ -19,7 +19,7 @@ in the place of each, wherever it would have come from, so that the positions wh
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
@@ -124,7 +124,7 @@ class Feed:
         joining = self._joining.pop(member)
         if joining.is_new and member.protocol is Protocol.V1:
             # A v1 client stands where `ready` said, and that is behind the last message: so that has no position.
-            past = [replace(record, position=None) for record in past if record.origin not in member.own]
+            past = [record._replace(position=None) for record in past if record.origin not in member.own]
         catch_up = [Delivery(record, self._label) for record in past]
         is_ahead = self.phase is not Phase.UNPLACED and at.epoch == self.position.epoch and at.seq > self.position.seq
         # Of what has no history only that is owed which came after the position: the rest was published before the

@@ -6,7 +6,6 @@ and seq 0. The origin is the id of the connection that caused the message, or ``
 (contract 6.5) reads it. The same record stands in the history log, so there is one format.
 """
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from shim.core.errors import WireError, shown
@@ -17,6 +16,7 @@ NOBODY: Final = "-"
 MAX_SEQ: Final = 2**53 - 1  # Redis's Lua counts in doubles
 
 _BARE: Final = {kind: f"{VERSION}{kind} {NOBODY} 0 {NOBODY}\n".encode() for kind in Kind}
+_BARE_KINDS: Final = {header.removesuffix(b"\n"): kind for kind, header in _BARE.items()}
 _KINDS: Final = {f"{VERSION}{kind}".encode(): kind for kind in Kind}
 
 
@@ -27,8 +27,7 @@ class Position(NamedTuple):
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One message as it travels on Redis.
 
     `position` is None for a message published without history.
@@ -61,6 +60,8 @@ def decode(data: bytes) -> Record:
     try:
         if not newline:
             raise ValueError("no header")
+        if (bare := _BARE_KINDS.get(header)) is not None:
+            return Record(bare, body)
         version_kind, epoch, seq, origin = header.split(b" ")
         if not (epoch and origin and seq.isdigit()):  # int() also takes signs and underscores
             raise ValueError("not a position")

@@ -200,7 +200,7 @@ class Side:
         return replace(
             result,
             position=self.known(result.position),
-            records=tuple(replace(record, position=self.known(record.position)) for record in result.records),
+            records=tuple(record._replace(position=self.known(record.position)) for record in result.records),
         )
 
     def lose(self, what: Lose) -> None:
