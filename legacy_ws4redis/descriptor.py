@@ -35,6 +35,7 @@ class Descriptor:
             os.close(fd)
             raise
         self._timeout = -1.0
+        self._fd = fd
 
     def has_left(self) -> bool:
         """Whether the peer has hung up; asked while the server may still want the socket to block."""
@@ -57,7 +58,7 @@ class Descriptor:
 
     def fileno(self) -> int:
         """The descriptor; -1 after `close`."""
-        return self._socket.fileno()
+        return self._fd
 
     def read_now(self) -> bytes:
         """What is there; empty at the end of the stream.
@@ -87,7 +88,7 @@ class Descriptor:
             BlockingIOError: none.
             OSError: the connection broke.
         """
-        return os.write(self.fileno(), frame)
+        return os.write(self._fd, frame)
 
     def write_many_now(self, frames: Sequence[bytes | memoryview]) -> int:
         """`write_now` of several frames in one system call."""
@@ -117,6 +118,7 @@ class Descriptor:
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
+        self._fd = -1
         self._socket.close()
 
     def _shutdown(self, how: int) -> None:

@@ -184,7 +184,7 @@ class Outbox:
     def _append(self, frame: bytes) -> None:
         item: bytes | memoryview = frame
         if not self._queue and self._descriptor is not None:
-            sent = self._write(self._descriptor, [item])
+            sent = self._write(self._descriptor, frame)
             if self._dead or sent == len(frame):
                 return
             if sent:
@@ -202,7 +202,8 @@ class Outbox:
     def _write_queue(self, descriptor: Descriptor) -> None:
         budget = _TURN
         while self._queue and budget > 0 and not self._dead:
-            sent = self._write(descriptor, list(islice(self._queue, _BATCH)))
+            first = self._queue[0]
+            sent = self._write(descriptor, first if len(self._queue) == 1 else list(islice(self._queue, _BATCH)))
             if not sent:
                 break
             budget -= sent
@@ -212,9 +213,9 @@ class Outbox:
             self._exempt = 0
             self._finish_writing()
 
-    def _write(self, descriptor: Descriptor, frames: list[bytes | memoryview]) -> int:
+    def _write(self, descriptor: Descriptor, what: bytes | memoryview | list[bytes | memoryview]) -> int:
         try:
-            return descriptor.write_now(frames[0]) if len(frames) == 1 else descriptor.write_many_now(frames)
+            return descriptor.write_many_now(what) if isinstance(what, list) else descriptor.write_now(what)
         except BlockingIOError:
             return 0
         except OSError:  # reset by the peer, time-out of TCP: the reader learns it too

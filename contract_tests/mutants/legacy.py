@@ -156,7 +156,7 @@ LEGACY: Final = (
         (
             Edit(
                 "legacy_ws4redis.descriptor:Descriptor.write_now",
-                "return os.write(self.fileno(), frame)",
+                "return os.write(self._fd, frame)",
                 "self._socket.settimeout(_mutated(60))\n        return self._socket.send(frame)",
             ),
         ),
