@@ -23,7 +23,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from legacy_ws4redis import stop
 from legacy_ws4redis.backend import LegacyBackend
-from legacy_ws4redis.handshake import RUNSERVER, NoSocket, Refused
+from legacy_ws4redis.handshake import RUNSERVER, NoSocket, Refused, server
 from legacy_ws4redis.process import Process, drain, longest_drain, process
 from legacy_ws4redis.transport import Transport
 from shim import probes
@@ -84,8 +84,9 @@ class WebsocketApplication:
         finally:
             if is_here:
                 served.go()
+        forget_client = server(environ).forget_client
         del visit, handshake, environ, start_response  # of the request that waits: it has nobody's
-        served.hold_server()
+        served.hold_server(forget_client)
         return ()
 
 

@@ -73,6 +73,9 @@ class Server(Protocol):
     def lets_go(self) -> bool:
         """Whether the request may end while the connection goes on, in a greenlet of its own."""
 
+    def forget_client(self) -> None:
+        """The request goes on without its client, whose socket the server keeps no longer. Where it `lets_go`."""
+
     def take(self) -> tuple[int, bytes]:
         """A duplicate of the client's descriptor, and the bytes that the server had read beyond the request.
 
@@ -170,6 +173,9 @@ def server(environ: WSGIEnvironment) -> Server:
 class _Gunicorn:
     lets_go = False  # its limit of connections counts requests, and a thread is no cheaper than another
 
+    def forget_client(self) -> None:
+        """It never is without it."""
+
     def __init__(self, environ: WSGIEnvironment) -> None:
         self._socket: socket.socket = environ["gunicorn.socket"]
         self._input: Any = environ["wsgi.input"]
@@ -221,6 +227,14 @@ class _Uwsgi:
         if "http11-socket" in options:  # it would read the next request from a socket that was ours
             raise NoSocket("uWSGI's --http11-socket keeps connections for itself; use --http-socket")
 
+    def forget_client(self) -> None:
+        with contextlib.suppress(OSError):  # no descriptor left: then it lasts as long as the request
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.dup2(nowhere, self._uwsgi.connection_fd(), inheritable=False)
+            finally:
+                os.close(nowhere)
+
     def take(self) -> tuple[int, bytes]:
         if self._has_early_bytes():
             raise Refused(400, "bytes were sent before the handshake was answered (RFC 6455 section 4.1)")
@@ -255,6 +269,9 @@ class Offer:
     """
 
     lets_go = False  # it ends the socket with the request
+
+    def forget_client(self) -> None:
+        """See `Server`: it never is without it."""
 
     def __init__(self, connection: socket.socket, read_ahead: Callable[[], bytes], taken: Callable[[], None]) -> None:
         self._connection = connection

@@ -130,16 +130,17 @@ class Process:
             if not self._visits:
                 self._empty.set()
 
-    def hold_server(self) -> None:
+    def hold_server(self, forget_client: Callable[[], None]) -> None:
         """Keep one request under way for as long as there are visits whose own requests have ended.
 
         uWSGI lets a worker end when no request is under way (a reload, `max-requests`). One is enough: the first one
-        waits here, all others return at once.
+        waits here, all others return at once. It may wait for days, and its client may be one of the first to leave.
         """
         with self.lock:
             if self._is_server_held:
                 return
             self._is_server_held = True
+        forget_client()
         while True:
             self._empty.wait()
             with self.lock:

@@ -52,13 +52,15 @@ def test_a_fresh_channels_process_learns_the_flag_without_a_flip(monkeypatch: py
 @override_settings(REALTIME_REDIS_URL="memory://processes")
 def test_one_request_keeps_the_server_for_all_visits() -> None:
     process = legacy.Process()
-    process.hold_server()  # nobody is there: it does not wait
+    forgotten = threading.Event()
+    process.hold_server(forgotten.set)  # nobody is there: it does not wait
+    forgotten.clear()
     process.come()
     process.come()
-    holder = threading.Thread(target=process.hold_server)
+    holder = threading.Thread(target=process.hold_server, args=(forgotten.set,))
     holder.start()
-    until(lambda: process._is_server_held)
-    process.hold_server()  # it is held: this one may go
+    assert forgotten.wait(5)  # its own client may be the first to leave
+    process.hold_server(never)  # it is held: this one may go
     process.go()
     assert holder.is_alive()
     process.go()
