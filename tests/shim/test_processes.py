@@ -14,7 +14,6 @@ from legacy_ws4redis import process as legacy
 from shim.bus.memory_redis import MemoryRedis, install
 from shim.core.cohorts import FlagState, Snapshot
 from shim.core.fleet import Announcement
-from tests.bus.waiting import until
 
 
 def learned(state: FlagState) -> bool:
@@ -60,7 +59,7 @@ def test_one_request_keeps_the_server_for_all_visits() -> None:
     holder = threading.Thread(target=process.hold_server, args=(forgotten.set,))
     holder.start()
     assert forgotten.wait(5)  # its own client may be the first to leave
-    process.hold_server(never)  # it is held: this one may go
+    process.hold_server(pytest.fail)  # it is held: this one may go, and its server's descriptor with it
     process.go()
     assert holder.is_alive()
     process.go()
