@@ -56,6 +56,7 @@ class TestIsPong:
             b"\x88\x80" + bytes(4),  # a close frame
             frame(b"1", Opcode.PONG),
         ],
+        ids=("nothing", "cut", "two", "unmasked", "in pieces", "ping", "close", "with a payload"),
     )
     def test_nothing_else(self, data: bytes) -> None:
         assert not is_pong(data)
