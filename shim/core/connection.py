@@ -282,7 +282,7 @@ class Connection:
         if self.state not in OPEN:
             return []
         if self._text_heartbeat is not None and now >= self._next_text:
-            self._next_text = now + self._text_heartbeat.every
+            self._next_text = _after(self._next_text, self._text_heartbeat.every, now)
             self.sink.send(self._text_heartbeat.frame)
         if self._handling:
             return []
@@ -292,7 +292,7 @@ class Connection:
             return self.close(Close.SILENT, f"nothing heard for {self._limits.answer:g} s after a ping")
         if now < self._next_ping:
             return []
-        self._next_ping = now + self._limits.heartbeat
+        self._next_ping = _after(self._next_ping, self._limits.heartbeat, now)
         pinged = now if self._pinged is None else self._pinged  # an answer may take longer than to the next ping
         if self.protocol is Protocol.V1:
             self._pinged = pinged
@@ -435,3 +435,8 @@ def _size(message: Message) -> int:
         return len(message.body(_UNLIMITED))
     except InvalidPayload:  # nested so deeply that it could be read just so
         return _UNLIMITED
+
+
+def _after(moment: float, every: float, now: float) -> float:
+    """The next moment in a rhythm: the timer may come a little late, each time, and nobody is to wait longer for it."""
+    return moment + every if moment + every > now else now + every
