@@ -23,7 +23,7 @@ from shim.bus.commands import Command
 from shim.bus.endpoint import is_memory, refusal
 
 IDLE_CONNECTION: Final = 60.0  # seconds; what a burst opened is closed again, or a fleet would sit on its peak for ever
-FRESH: Final = 0.05  # seconds since its last use for which a connection is taken to be open without asking the loop
+FRESH: Final = 0.005  # seconds since its last use for which a connection is taken to be open: no Redis restarts in that
 UNREAD: Final = 262_144  # bytes that were received and not yet taken, above which no more are received
 NOTHING: Final = object()
 
