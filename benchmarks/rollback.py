@@ -26,7 +26,7 @@ from tests.load.stack import LoadStack
 
 PEOPLE: Final = int(os.environ.get("CONNECTIONS") or 5_000)
 SAMPLE: Final = 200  # handshakes by which their cost is found
-DARING: Final = 0.3  # of what is free
+DARING: Final = 0.15  # of what is free: half of what docs say that a fleet may dare
 QUIET: Final = 10.0  # seconds
 PATIENCE: Final = 60.0  # beside the window
 PACED: Final = "paced"

@@ -50,22 +50,31 @@ class _Ready(NamedTuple):
 def _ready(
     facility: str, audience: Audience, message: object, history: History | None, sender: Connection | str | None
 ) -> _Ready:
-    return _checked(facility, audience, message, history, _origin(history, sender), conf())
+    origin, settings_ = _origin(history, sender), conf()
+    return _checked(Topic(facility, audience), message, _kept(facility, history, settings_), origin, settings_)
 
 
 def _many_ready(
     messages: Iterable[Sequence[Any]], history: History | None, sender: Connection | str | None
 ) -> list[_Ready]:
     origin, settings_ = _origin(history, sender), conf()
-    return [_checked(to, audience, said, history, origin, settings_) for to, audience, said in messages]
+    ready: list[_Ready] = []
+    topic: Topic | None = None
+    kept = settings_.history
+    for facility, audience, message in messages:
+        if topic is None or topic.audience is not audience or topic.facility != facility:  # neighbours share one
+            topic, kept = Topic(facility, audience), _kept(facility, history, settings_)
+        ready.append(_checked(topic, message, kept, origin, settings_))
+    return ready
 
 
-def _checked(
-    facility: str, audience: Audience, message: object, history: History | None, origin: str | None, settings_: Conf
-) -> _Ready:
-    topic, (kind, body) = Topic(facility, audience), carried(message, settings_.max_message)
+def _kept(facility: str, history: History | None, settings_: Conf) -> History:
+    return history_of(facility, settings_.history) if history is None else history
+
+
+def _checked(topic: Topic, message: object, kept: History, origin: str | None, settings_: Conf) -> _Ready:
+    kind, body = carried(message, settings_.max_message)
     settings_.wire.check(topic, body)
-    kept = history_of(facility, settings_.history) if history is None else history
     return _Ready(topic, kind, body, kept, origin)
 
 

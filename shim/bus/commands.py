@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from functools import lru_cache
 from os import urandom
-from typing import Final, NoReturn, cast
+from typing import Final, NamedTuple, NoReturn, cast
 
 from redis.exceptions import InvalidResponse, NoScriptError
 
@@ -135,7 +135,7 @@ class Commands:
             checked(reply)
         positions: list[Position | None] = []
         for part, reply in zip(parts, replies, strict=True):
-            positions += _positions(reply, part.count) if part.is_scripted else [None]
+            positions += _positions(reply, part.messages) if part.is_scripted else [None]
         return positions
 
     def read_many(self, requests: Iterable[ReadRequest]) -> Exchange[list[ReadResult]]:
@@ -201,15 +201,16 @@ class Commands:
         begun: tuple[str, History] | None = None
         arguments: list[Argument] = []
         count = size = 0
-        for outgoing in messages:
-            topic, kind, body, history, origin = outgoing
+        last, channel = None, ""
+        for topic, kind, body, history, origin in messages:
+            if topic is not last:
+                last, channel = topic, topic.channel(self.prefix)
             if not history.size:
                 if begun:
                     yield _Part(tuple(arguments), count)
                     begun = None
-                yield _Part(self._plain(outgoing))
+                yield _Part(("PUBLISH", channel, encode_bare(kind, body, origin_of(origin))))
                 continue
-            channel = topic.channel(self.prefix)
             if begun and (begun != (channel, history) or count == RUN_MESSAGES or size + len(body) > RUN_BYTES):
                 yield _Part(tuple(arguments), count)
                 begun = None
@@ -261,16 +262,15 @@ class Commands:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """One command of several publishes: a plain one, or the script's arguments for so many messages."""
 
     arguments: Command
-    count: int = 0
+    messages: int = 0
 
     @property
     def is_scripted(self) -> bool:
-        return self.count > 0
+        return self.messages > 0
 
 
 def _published(arguments: Command, reply: object) -> Exchange[Position]:

@@ -25,7 +25,11 @@ class Listener:
 
     def until(self, condition: Callable[["Listener"], object]) -> None:
         """Wait for what this client shows."""
-        wait_until(lambda: condition(self), what=f"it is not so: {self.values[-30:]} {self.others}")
+        try:
+            wait_until(lambda: condition(self), what="it is not so")
+        except AssertionError as error:
+            end = f"ended with {self.websocket.close_code}" if self.ended else "open"
+            raise AssertionError(f"{error}: {len(self.values)} {self.values[-30:]} {self.others} {end}") from None
 
     @property
     def numbers(self) -> list[int]:
