@@ -185,8 +185,8 @@ BUS: Final = (
         (
             Edit(
                 "shim.bus.commands:Commands._parts",
-                "for outgoing in messages:",
-                "for outgoing in sorted(messages, key=lambda each: _mutated(len(each[2]))):",
+                "in messages:",
+                "in sorted(messages, key=lambda each: _mutated(len(each[2]))):",
             ),
         ),
         (ONE_OF_EACH, step("publish_several", messages=[(EVERYONE, "long"), (EVERYONE, "x")], kept=None, how="many")),
