@@ -1,4 +1,4 @@
-"""uvicorn's door: who is refused because too many are coming costs a twentieth of who comes in (contract 1.1).
+"""uvicorn's door: who is refused because too many are coming is refused before anything is made (contract 1.1).
 
 Theory of operation. In a storm most handshakes are refused, and each of them comes back. Before uvicorn asks an
 application, it has made an HTTP parser, a scope, a WebSocket parser, a queue and a task, and has read the head twice.
