@@ -110,6 +110,8 @@ class Newsroom:
         """The database is away, and the sessions with it."""
         away = (self.directory / "db").rename(self.directory / "away")
         try:
+            # Who came just before has left a connection open for the next one: it has the file, whatever its name.
+            wait_until(lambda: not is_open_in(away), PATIENCE, "the database is still open")
             yield
         finally:
             away.rename(self.directory / "db")
@@ -220,3 +222,12 @@ def ended(websocket: ClientConnection) -> int | None:
 def fresh(word: str) -> str:
     """A text that no test had before."""
     return f"{word}-{next(_numbers)}"
+
+
+def is_open_in(folder: Path) -> bool:
+    """Whether any process of this machine that may be looked at has a file of this folder open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it has been closed, or is somebody else's
+            if link.readlink().is_relative_to(folder):
+                return True
+    return False
