@@ -283,12 +283,14 @@ class Pool:
         Raises:
             RedisError, OSError: none could be had.
         """
-        try:
-            # A little before the caller's own time-out, which could not say why.
-            async with asyncio.timeout(self._timeout * 0.9 if self._slots.locked() else None):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise LinkTimeout(f"all {self._size} connections of this event loop were busy") from None
+        if not self._slots.locked():
+            await self._slots.acquire()  # at once; a time-out would cost more than all the rest of this
+        else:
+            try:
+                async with asyncio.timeout(self._timeout * 0.9):  # before the caller's own, which could not say why
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise LinkTimeout(f"all {self._size} connections of this event loop were busy") from None
         try:
             while self._idle:
                 link = self._idle.pop()
