@@ -138,6 +138,8 @@ class SocketClient:
     def _wait_for_bytes(self, deadline: float) -> bytes:
         self.socket.settimeout(max(0.001, deadline - time.monotonic()))
         data = self.socket.recv(_CHUNK)
+        if not data and not self._answer:  # as one that is ending does with who comes in that moment
+            raise ConnectionResetError("the server hung up without an answer")
         if not data:
             raise ServerFault(f"the server hung up in its answer: {self._answer!r:.200}")
         return data
