@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 1_048_576
 MAX_BACKLOG = 1_048_576
-CLOSE_TIMEOUT = 0.5
+CLOSE_TIMEOUT = 2.0
 PATIENCE = 10.0
 
 setattr(outbox, "CLOSE_TIMEOUT", CLOSE_TIMEOUT)  # noqa: B010  # a Final elsewhere; the tests cannot wait 5 s each time

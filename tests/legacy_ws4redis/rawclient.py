@@ -109,6 +109,10 @@ class RawClient:
         """Read over bytes, such as a response's body."""
         self._exactly(size)
 
+    def hurry(self) -> None:
+        """Take in much at a time from now on, however small `receive_buffer` was."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_194_304)
+
     def drain(self) -> None:
         """Read everything up to the end of the stream."""
         while self.socket.recv(65_536):

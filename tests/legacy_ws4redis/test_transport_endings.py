@@ -185,6 +185,7 @@ def test_a_close_frame_waits_for_what_is_queued(server: Server, name: str, who: 
             client.send(frame(CLOSE, b"\x03\xe8"))
         else:
             server.control(name, "close", code=1012)
+        client.hurry()  # all of it within CLOSE_TIMEOUT
         for number in range(8):
             assert client.read()[1][:8] == b"%08d" % number
         if who == "server":
