@@ -3,11 +3,15 @@
 import json
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 from contract_tests.client import Client, Seen
-from contract_tests.model import Allowed, Broken, Item, TopicLog
+from contract_tests.model import Allowed, Broken, Item, Said, TopicLog
 from contract_tests.people import Person
 from contract_tests.wire import ServerFault
+
+HEARTBEAT: Final = Said("text", "--heartbeat--")
+"""What a raw client that has `heartbeat` in its query gets from time to time, and may say (contract 7.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Link:
         echo: it gets its own messages, too (contract 6.5).
         told_move: the server said `move`.
         reads: False while it has stopped reading. history: the last that it got.
+        heartbeats: so many text heartbeats came, whenever they liked. Nobody may publish a `HEARTBEAT` to it.
     """
 
     number: int
@@ -82,12 +87,18 @@ class Link:
     closed: Seen | None = None
     told_move: bool = False
     reads: bool = True
+    heartbeats: int = 0
     history: deque[Seen] = field(default_factory=lambda: deque(maxlen=8))
 
     @property
     def v1(self) -> bool:
         """Which protocol it speaks."""
         return self.client.v1
+
+    @property
+    def beats(self) -> bool:
+        """Whether text heartbeats come to it."""
+        return "heartbeat" in self.query and not self.v1
 
     def hides(self, origin: str | None) -> bool:
         """Whether it does not get messages of this origin (contract 6.5)."""
@@ -141,6 +152,8 @@ class Link:
             if self.ending is None or 1012 not in self.ending.codes:
                 raise Broken("8.3", f"{self} was told to move, though it is where it belongs: {seen}", self.place)
             self.told_move = True
+        elif self.beats and seen.op == "msg" and HEARTBEAT.is_in(seen):
+            self.heartbeats += 1
         elif not self.allowed.take(seen):
             raise self._unexpected(seen, logs)
         if seen.fields is not None and seen.fields.get("pos") and seen.fields.get("topic"):
