@@ -20,6 +20,7 @@ router (`--http`) drops them in its process when they come together with the hea
 """
 
 import contextlib
+import ctypes
 import importlib
 import os
 import re
@@ -45,6 +46,7 @@ _HEADERS: Final = ("CONNECTION", "UPGRADE", "SEC_WEBSOCKET_KEY", "SEC_WEBSOCKET_
 _USUAL_CONNECTIONS: Final = frozenset(("Upgrade", "upgrade", "keep-alive, Upgrade"))
 _USUAL_KEY: Final = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes
 _USUAL_SUBPROTOCOLS: Final = re.compile(r"[A-Za-z0-9._-]+(, ?[A-Za-z0-9._-]+)*")
+_EPOLL_CTL_DEL: Final = 2
 _HEADER_BYTES: Final = frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100)) | {0x09}  # RFC 9110 5.5
 
 
@@ -202,6 +204,26 @@ class _Gunicorn:
 
 
 @cache
+def _gevent() -> tuple[Any, Any]:
+    """Finds gevent's hub, and epoll_ctl(2); gevent is there wherever uWSGI runs it, and nothing of ours needs it."""
+    return importlib.import_module("gevent").get_hub, ctypes.CDLL(None).epoll_ctl
+
+
+def _unwatch(fd: int) -> None:
+    """Have gevent's loop forget a descriptor of uWSGI's, which waits no more for it.
+
+    libev (ev_epoll.c) leaves a descriptor in the kernel's epoll set when it has stopped watching it, and the kernel
+    keeps it there while the connection lives, in our duplicate, whatever becomes of the number. When the client then
+    says something, libev is told of a number that it does not know, makes another epoll set, and puts each connection
+    of the process into it. That would be milliseconds for each newcomer.
+    """
+    get_hub, epoll_ctl = _gevent()
+    loop = get_hub().loop
+    if loop.backend == "epoll":
+        epoll_ctl(loop.fileno(), _EPOLL_CTL_DEL, fd, None)  # or it was not in there: no matter
+
+
+@cache
 def _uwsgi() -> tuple[Any, frozenset[str]]:
     """The module, which exists only inside of uWSGI, and the names of the options that are set."""
     uwsgi: Any = importlib.import_module("uwsgi")
@@ -242,6 +264,8 @@ class _Uwsgi:
 
     def respond(self, start_response: StartResponse, headers: list[tuple[str, str]]) -> None:
         start_response(STATUS, headers)(b"")  # uWSGI sends the headers with the first write, even an empty one
+        if self.lets_go:
+            _unwatch(self._uwsgi.connection_fd())
 
     def _has_early_bytes(self) -> bool:
         """Whether uWSGI's parser holds something behind the request's head.

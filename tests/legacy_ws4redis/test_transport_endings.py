@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 import threading
 import time
 from pathlib import Path
@@ -303,6 +304,31 @@ def test_no_descriptor_is_left_behind(server: Server, name: str) -> None:
     while (now := server.control("-", "fds")) > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert now <= before
+
+
+def watched_for_nobody(pid: int) -> list[str]:
+    """Entries of a process's epoll sets whose file is not the one that the process knows by that number."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        for line in entry.read_text().splitlines():
+            if watched := re.match(r"tfd: +(\d+) .* ino:([0-9a-f]+)", line):
+                try:
+                    known = Path(f"/proc/{pid}/fd/{watched[1]}").stat().st_ino
+                except FileNotFoundError:
+                    known = -1
+                if known != int(watched[2], 16):
+                    found.append(line)
+    return found
+
+
+def test_no_event_loop_watches_a_number_that_has_become_anothers(server: Server, name: str) -> None:
+    # else libev begins with a new epoll set, and all connections in it, as soon as one of these clients says something
+    clients = [opened(server, f"{name}{index}") for index in range(10)]
+    assert watched_for_nobody(server.control("-", "pid")) == []
+    for client in clients:
+        with client:
+            client.send(frame(CLOSE))
+            client.close_code()
 
 
 def test_a_thread_comes_free_at_once(server: Server, name: str) -> None:
