@@ -5,14 +5,15 @@ Django with an application has 75,000 of them, and each connection 50. Python do
 than at the last, so a process that takes over 2,500 connections stops for 50 to 150 ms several times, just when nobody
 should have to wait; and it finds nothing, since connections are freed without it.
 
-So what a process has loaded when it begins to serve is left out from then on, and full collections are a hundred times
-as rare. Young garbage is collected as before. What grows old as garbage waits longer: 700,000 containers at most.
+So what a process has loaded when it begins to serve is left out from then on, and full collections are ten times as
+rare: one for 700,000 new containers, which are 14,000 connections. Young garbage is collected as before. What grows old
+as garbage waits longer, and takes 100 MiB at most; were they a hundred times as rare, it would be 1 GiB.
 """
 
 import gc
 from typing import Final
 
-RARER: Final = 100
+RARER: Final = 10
 """A full collection after so many times as many of the lesser ones."""
 
 _USUAL: Final = 10  # what Python begins with; an application that has set something else knows why

@@ -32,3 +32,25 @@ def test_what_is_loaded_is_left_out_and_full_collections_are_rarer_once() -> Non
 def test_an_application_that_has_set_the_collector_itself_is_left_alone() -> None:
     for before in ("gc.set_threshold(5_000, 20, 50)", "gc.disable()", "gc.set_threshold(0)"):
         assert run(before)[:2] == ["False", "False"], before
+
+
+OLD = """
+import gc
+from collections import deque
+from shim.garbage import settle
+settle()
+begun, young = gc.get_stats()[2]["collections"], deque(maxlen=20_000)
+for made in range(0, 3_000_000, 2):
+    cycle = [[]]
+    cycle[0].append(cycle)
+    young.append(cycle)  # long enough for the collections of the young
+    if gc.get_stats()[2]["collections"] > begun:
+        break
+print(made < 2_500_000)
+"""
+
+
+def test_what_grows_old_as_garbage_is_bounded() -> None:
+    # 0.1 KiB each; a process has a few hundred MiB to live in
+    done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True"]
