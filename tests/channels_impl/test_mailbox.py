@@ -72,3 +72,18 @@ class TestGate:
             await asyncio.wait_for(asyncio.gather(*waiting[1:]), 5)
 
         asyncio.run(run())
+
+    def test_who_gave_up_is_not_kept(self) -> None:
+        # a consumer may try again and again to send to a client that takes nothing any more
+        async def run() -> None:
+            gate = Gate()
+            gate.clear()
+            for _ in range(100):
+                waiting = asyncio.create_task(gate.wait())
+                await settled()
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                assert waiting.cancelled()
+            assert not gate._waiters
+
+        asyncio.run(run())
