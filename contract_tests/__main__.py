@@ -153,7 +153,10 @@ def main(arguments: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(found), encoding="utf-8")
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
-    is_good = not failed and phase.is_good
+    unseen = _unseen(runs)
+    if unseen:
+        console.print(f"Nobody looked at {', '.join(unseen)}.", style="bold red", highlight=False, soft_wrap=True)
+    is_good = not failed and not unseen and phase.is_good
     if is_good:
         shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write("CONTRACT " + json.dumps(_summary(runs, phase), separators=(",", ":")) + "\n")
@@ -311,6 +314,14 @@ def _environment() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def _unseen(runs: Sequence[Run]) -> list[str]:
+    """Clauses that a whole run has not looked at: all drivers together look at all of them, on servers of their own."""
+    if {run.order.driver for run in runs} < DRIVERS.keys() or any(run.failed or run.order.running for run in runs):
+        return []
+    held = {clause for run in runs for clause in run.held}
+    return [clause for clause in CLAUSES if clause not in held]
 
 
 def _summary(runs: Sequence[Run], phase: Phase) -> dict[str, Any]:

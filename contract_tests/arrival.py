@@ -235,6 +235,8 @@ def _ready(life: Life, link: Link) -> Mapping[str, Any]:
         raise Broken("6.5", f"{link} was told that it is {ready['connection']!r}, and is {link.id!r}", link.place)
     if ready["backend"] != link.place or set(ready["topics"]) != set(link.topics):
         raise Broken("1.3", f"{link} was told {ready['backend']}, {sorted(ready['topics'])}", link.place)
+    if told := ready["recovered"].keys() - link.topics.keys():
+        raise Broken("3.3", f"{link} was told of {sorted(told)}, which it does not listen to", link.place)
     return ready
 
 

@@ -217,7 +217,9 @@ class Basics(RuleBasedStateMachine):
     @step(
         pick=PICK,
         back=st.integers(0, 5),
-        forged=st.sampled_from([None] * 4 + ["epoch", "odd", "long", "future", "huge", "negative", "stranger"]),
+        forged=st.sampled_from(
+            [None] * 4 + ["epoch", "odd", "long", "future", "huge", "negative", "stranger", "foreign"]
+        ),
         was=st.sampled_from(["own", "own", "nobody's", "other's"]),
         meanwhile=st.lists(st.tuples(PICK, VALUES, st.sampled_from([(0, 300.0), (100, 300.0)])), max_size=4),
     )
@@ -262,6 +264,8 @@ class Basics(RuleBasedStateMachine):
         mine = list(old.topics.values()) or self.topics
         if forged == "stranger":
             positions["group:nobody's"] = ["0123456789abcdef", 1]
+        elif forged == "foreign":
+            positions |= self._foreign(old)
         arrive(
             self.life,
             person,
@@ -275,6 +279,15 @@ class Basics(RuleBasedStateMachine):
             more={"echo": ""} if "echo" in old.query else None,
             race=Race((), [(mine[to % len(mine)], value, kept) for to, value, kept in meanwhile]),
         )
+
+    def _foreign(self, old: Link) -> dict[str, list[Any]]:
+        """True positions of topics of the facility that this connection may not see, all of them with a past (3.3)."""
+        others = [each for each in self.topics if each.facility == old.facility and each.label not in old.topics]
+        for topic in others:
+            self.life.publish([(topic, "not for you")], kept=(100, 300.0))
+        self.life.settle()
+        logs = {topic.label: self.life.log(topic) for topic in others}
+        return {label: [log.epochs[log.era], log.seq - 1] for label, log in logs.items()}
 
     # Publishing
 

@@ -58,6 +58,15 @@ def test_it_runs_the_contract_and_passes(tmp_path: Path) -> None:
     assert "The contract holds on memory" in page.read_text()
 
 
+@pytest.mark.servers
+def test_it_judges_the_backend_and_not_the_suite(tmp_path: Path) -> None:
+    page = tmp_path / "contract.html"
+    options = ("--realtime-profile", "ci", "--realtime-examples", "1", "--realtime-report", str(page))
+    done = run(tmp_path, "--realtime-backend", "memory", *options)
+    assert done.returncode == 0, done.stdout
+    assert "mutants killed" not in page.read_text()
+
+
 def test_a_run_that_fails_says_its_own_words(tmp_path: Path) -> None:
     done = run(tmp_path, "--realtime-backend", "nobody's")
     assert done.returncode == 1
