@@ -276,7 +276,10 @@ def test_a_client_that_never_pauses_stops_nobody(server: Server, name: str, *, e
 
 
 def test_no_descriptor_is_left_behind(server: Server, name: str) -> None:
-    before = server.control("-", "fds")
+    with opened(server, f"{name}first"):
+        pass
+    server.control(f"{name}first", "ended")
+    before = server.control("-", "fds")  # with what a process opens for its first client, and keeps
 
     def endings() -> None:
         for index in range(10):
