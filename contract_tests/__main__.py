@@ -32,7 +32,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from contract_tests.clauses import CLAUSES, ELSEWHERE
-from contract_tests.drivers import DRIVERS
+from contract_tests.driver import Driver
+from contract_tests.drivers import DRIVERS, driver_named
 from contract_tests.mutants.mutant import MutantError
 from contract_tests.mutants.phase import Phase, chosen
 from contract_tests.report import Broken, Column, Report, page
@@ -95,12 +96,10 @@ def main(arguments: Sequence[str]) -> int:
     seed = told.seed if told.seed is not None else profile.seed
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     names = [name.strip() for name in told.backends.split(",") if name.strip()]
-    if unknown := set(names) - set(DRIVERS):
-        sys.stderr.write(f"there is no driver {', '.join(sorted(unknown))}: {', '.join(DRIVERS)}\n")
-        return 2
     try:
+        kinds = {name: driver_named(name) for name in names}
         mutants = chosen("0" if told.running else told.mutants or profile.mutants)
-    except MutantError as error:
+    except (LookupError, MutantError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     console = Console(stderr=True)
@@ -135,6 +134,9 @@ def main(arguments: Sequence[str]) -> int:
     for run in runs:
         _show_failure(run, console)
     console.print(_matrix(runs))
+    for name, kind in kinds.items():
+        for what, why in kind.missing.items():
+            console.print(f"{name} has no {what}: {why}", style="dim", highlight=False, soft_wrap=True)
     failed = sum(run.failed for run in runs)
     phase = Phase(
         () if failed else mutants,
@@ -147,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     phase.show(console)
     if told.report:
         found = Report(
-            told.profile, seed, datetime.now(UTC), [_column(run) for run in runs], phase.rows, _environment()
+            told.profile, seed, datetime.now(UTC), [_column(run, kinds) for run in runs], phase.rows, _environment()
         )
         path = Path(told.report)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -291,10 +293,10 @@ def _matrix(runs: Sequence[Run]) -> Table:
     return table
 
 
-def _column(run: Run) -> Column:
-    failure = run.failure
+def _column(run: Run, kinds: Mapping[str, type[Driver]]) -> Column:
+    failure, name = run.failure, run.order.driver
     broken = Broken(failure["clause"], failure["text"], failure["program"]) if failure else None
-    return Column(run.order.driver, run.lives, run.steps, run.seconds, dict(run.held), broken)
+    return Column(name, run.lives, run.steps, run.seconds, dict(run.held), broken, dict(kinds[name].missing.items()))
 
 
 def _environment() -> dict[str, str]:
@@ -318,7 +320,8 @@ def _environment() -> dict[str, str]:
 
 def _unseen(runs: Sequence[Run]) -> list[str]:
     """Clauses that a whole run has not looked at: all drivers together look at all of them, on servers of their own."""
-    if {run.order.driver for run in runs} < DRIVERS.keys() or any(run.failed or run.order.running for run in runs):
+    is_whole = DRIVERS.keys() <= {run.order.driver for run in runs}
+    if not is_whole or any(run.failed or run.order.running for run in runs):
         return []
     held = {clause for run in runs for clause in run.held}
     return [clause for clause in CLAUSES if clause not in held]

@@ -16,7 +16,7 @@ from contract_tests.driver import PATIENCE, Driver
 from contract_tests.flag import Flag
 from contract_tests.life import Outage, audience_of
 from contract_tests.link import HEARTBEAT, Ending, Link, Topic
-from contract_tests.machine import noted
+from contract_tests.machine import MOST_LINKS, noted
 from contract_tests.model import Broken, Said, Unheard
 from contract_tests.outages import YES, Violence
 from contract_tests.tour import NAMES
@@ -25,7 +25,7 @@ from shim.conf import conf
 
 SHORT: Final[Mapping[str, Mapping[str, float]]] = {
     "REALTIME_LIMITS": {"heartbeat": 0.5, "answer": 4.0},
-    "REALTIME_PACE": {"arrival": 0.2, "move_within": 0.5},
+    "REALTIME_PACE": {"arrival": 0.2, "move_within": 0.5, "move_least": 1.0, "move_most": 1.0},
 }
 """Settings with which seconds of silence, and of being in the wrong place, are short."""
 
@@ -97,7 +97,7 @@ class Acts(Violence):
             settings: what they run with then, beside their own.
         """
         there = self.life.open_links()
-        busy = self._keep_busy(there[-1]) if there and self.driver.handlers_wait else None
+        busy = self._keep_busy(there[-1]) if there and "handlers that wait" not in self.driver.missing else None
         topics = _heard(there)
         open_ones = [link for link in self.life.links if link.closed is None]
         gone = [link for link in self.life.links if link.closed is not None]
@@ -185,6 +185,27 @@ class Acts(Violence):
         self._until(lambda: all(link.closed for link in moving), "1.4", f"{place} keeps who belongs elsewhere")
         if not moving[1].told_move:
             raise Broken("8.3", f"{moving[1]} was sent away, and not told to move before", place)
+
+    @noted
+    def flip_a_crowd(self) -> None:
+        """Many have to go at once: they go one after the other, spread over `SHORT`'s window (8.5)."""
+        self._leave_all()
+        place, who = self.driver.places[0], self.people[4]
+        self._turn(Flag(self.life.flag.name, place == "channels"))
+        facility = self.life.facilities[0]
+        crowd = [arrive(self.life, who, place, v1=False, facility=facility) for _ in range(MOST_LINKS)]
+        before, window = self.driver.now(), SHORT["REALTIME_PACE"]["move_least"]
+        self.life.must_end_all(crowd, Ending.by(1012, "8.5", early=True))
+        self._turn(Flag(self.life.flag.name, place != "channels"))
+        self._until(lambda: all(link.closed for link in crowd), "8.5", f"{place} keeps who belongs elsewhere")
+        if (
+            took := self.driver.now() - before
+        ) < window / 2:  # each process has its own window, and one has half of them
+            raise Broken(
+                "8.5", f"{len(crowd)} were moved within {took:.2f} s, though the window is {window:g} s", place
+            )
+        self._turn(Flag(self.life.flag.name, self.driver.everyone))
+        self.life.hold("8.5")
 
     @noted
     def fall_silent(self) -> None:
@@ -286,6 +307,7 @@ def play(driver: Driver, machine: Callable[[], Acts], seed: int) -> None:
         lambda state: state.servers_stop(settings=SHORT),
         lambda state: state.go_wrong(),
         lambda state: state.fall_silent(),
+        lambda state: state.flip_a_crowd(),
         lambda state: state.force(),
     ]
     for program in (hurt, stopped):

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -41,6 +41,9 @@ SHRINKING_PATIENCE: Final = 3.0
 SHRINKING_SECONDS: Final = 60.0
 
 ENDPOINT: Final = "/realtime/endpoint?facility=contract"
+
+type Capability = Literal["frames on a wire", "handlers that wait"]
+"""What a backend may lack: frames that clients can cut, mix and spoil; handlers that wait while other things happen."""
 
 type Program = Sequence[tuple[str, Mapping[str, Any]]]
 """The steps of a life: rules and their arguments."""
@@ -73,8 +76,7 @@ class Driver:
     Attributes:
         name: as `BACKENDS=` says it. places: the backends that connections are made to.
         flips: whether the flag changes while they are open. everyone: what the flag says before that.
-        has_frames: what a client sends are frames on a wire, which it can cut, mix and spoil.
-        handlers_wait: a handler can wait while other things happen.
+        missing: what its backends cannot have, and why: rules that need it are left out, and the run says so.
         margin: seconds by which `now` and the clock that history expires by may differ.
         notes: what the servers wrote down. held: how often each clause was looked at and held.
         overrides: settings that servers run with beside their own.
@@ -87,8 +89,7 @@ class Driver:
     places: ClassVar[tuple[str, ...]]
     flips: ClassVar[bool] = False
     everyone: ClassVar[bool | None] = None
-    has_frames: ClassVar[bool] = True
-    handlers_wait: ClassVar[bool] = True
+    missing: ClassVar[Mapping[Capability, str]] = {}
     margin: ClassVar[float] = 0.05
 
     servers: ContractServers

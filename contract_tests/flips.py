@@ -59,7 +59,9 @@ class Flips(Basics):
             if link.reads and link.person in self.people:
                 self._follow(link)
         self.life.fence(staying)
-        self.life.hold("8.2", "8.5", "8.6")
+        self.life.hold("8.2")
+        if any(link.place == "channels" for link in going):
+            self.life.hold("8.6")
 
     @step(who=PICK, place=PICK)
     def ask_where(self, who: int, place: int) -> None:

@@ -14,7 +14,7 @@ from django.test.client import Client as HttpClient
 from django.test.utils import override_settings
 
 from contract_tests.client import SUBPROTOCOL, Client, Seen
-from contract_tests.driver import ENDPOINT, Driver, overridden
+from contract_tests.driver import ENDPOINT, Capability, Driver, overridden
 from contract_tests.flag import Flag
 from contract_tests.project.servers import ContractServers
 from contract_tests.servers import BACKENDS, WORKERS
@@ -84,8 +84,10 @@ class Memory(Driver):
     name = "memory"
     places = BACKENDS
     flips = True
-    handlers_wait: ClassVar[bool] = False  # a handler runs inside of what calls it
-    has_frames: ClassVar[bool] = False  # messages are handed over whole: there is nothing between client and protocol
+    missing: ClassVar[Mapping[Capability, str]] = {
+        "frames on a wire": "messages are handed over whole, there is nothing between client and protocol",
+        "handlers that wait": "a handler runs inside of what calls it",
+    }
     margin: ClassVar[float] = 0.001  # one clock, and Redis counts milliseconds
 
     @classmethod

@@ -37,6 +37,8 @@ NOT_V1: Final[dict[str, tuple[object, int, bytes]]] = {
     "deep": (None, TEXT, b"[" * 1_000 + b"]" * 1_000),
     "very deep": (None, TEXT, b'{"op":' + b"[" * 100_000),
     "huge number": (None, TEXT, b"1" * 10_000),
+    "huge data": (None, TEXT, b'{"op":"send","id":3,"data":1' + b"0" * 5_000 + b"}"),
+    "infinite": (None, TEXT, b'{"op":"send","id":3,"data":1e400}'),
 }
 """What `realtime.v1` does not allow, and the id that its `error` names (6.3)."""
 

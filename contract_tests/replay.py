@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contract_tests.drivers import DRIVERS
+from contract_tests.drivers import driver_named
 
 
 @contextlib.contextmanager
 def machine(driver: str) -> Iterator[Any]:
     """The state machine of a driver, on servers of its own; at the end everybody gets what is due, and leaves."""
-    with tempfile.TemporaryDirectory() as folder, DRIVERS[driver].servers_in(Path(folder) / "run") as servers:
+    with tempfile.TemporaryDirectory() as folder, driver_named(driver).servers_in(Path(folder) / "run") as servers:
         from contract_tests.machines import driver_on, machine_for  # noqa: PLC0415  # they need Django to be set up
 
         state = machine_for(driver_on(driver, servers))()
@@ -37,7 +37,7 @@ def test_of(driver: str, program: Sequence[tuple[str, Mapping[str, Any]]]) -> st
     ]
     lines = [
         "from contract_tests.replay import machine",
-        "from contract_tests.values import DeepList, filled, said_as_json",
+        "from contract_tests.values import DeepList, Huge, filled, said_as_json",
         "",
         "",
         "def test_shrunk() -> None:",
@@ -49,11 +49,11 @@ def test_of(driver: str, program: Sequence[tuple[str, Mapping[str, Any]]]) -> st
 
 def source(value: Any) -> str:
     """An argument of a rule as Python."""
-    from contract_tests.values import DeepList, FilledBytes, FilledText  # noqa: PLC0415  # they need Django's settings
+    from contract_tests.values import DeepList, FilledBytes, FilledText, Huge  # noqa: PLC0415  # they need Django's settings
     from shim import Message  # noqa: PLC0415
 
     match value:
-        case FilledText() | FilledBytes() | DeepList():
+        case FilledText() | FilledBytes() | DeepList() | Huge():
             return repr(value)
         case Message():
             return f"said_as_json({source(value.value)})"

@@ -37,7 +37,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One driver's run: examples, steps, seconds, and how often each clause was looked at and held."""
+    """One driver's run: examples, steps, seconds, how often each clause was looked at and held, and what it lacks."""
 
     driver: str
     examples: int
@@ -45,6 +45,7 @@ class Column:
     seconds: float
     held: Mapping[str, int]
     broken: Broken | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def page(report: Report) -> str:
         "</ul></header>",
         *_failures(report.columns),
         _matrix(report.columns),
+        *_missing(report.columns),
         *_mutants(report.mutants),
         _environment(report),
     ]
@@ -133,6 +135,12 @@ def _failures(columns: Sequence[Column]) -> Iterable[str]:
                 '<div class="code"><button type="button">copy</button>'
                 f"<pre>{escape(broken.program)}</pre></div></section>"
             )
+
+
+def _missing(columns: Sequence[Column]) -> Iterable[str]:
+    for column in columns:
+        for what, why in column.missing.items():
+            yield f'<p class="note"><b>{escape(column.driver)}</b> has no {escape(what)}: {escape(why)}.</p>'
 
 
 def _matrix(columns: Sequence[Column]) -> str:

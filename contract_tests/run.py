@@ -16,7 +16,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from contract_tests.drivers import DRIVERS
+from contract_tests.drivers import driver_named
 from contract_tests.running import RunningServers
 
 LONG: Final = 20  # steps; Hypothesis makes some lives shorter, which do not count as examples
@@ -48,7 +48,7 @@ class Order:
 
 def run(order: Order) -> bool:
     """Carry out an order; whether the contract held."""
-    kind, directory = DRIVERS[order.driver], Path(order.directory)
+    kind, directory = driver_named(order.driver), Path(order.directory)
     with (
         RunningServers(directory, kind.places)
         if order.running
@@ -124,7 +124,8 @@ def _settings(order: Order, left: int) -> settings:
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.reuse, Phase.generate, Phase.shrink],
-        database=DirectoryBasedExampleDatabase(order.database) if order.database else None,
+        # one for each: lives of one driver mean nothing to another, whose machine has other rules and the same name
+        database=DirectoryBasedExampleDatabase(Path(order.database) / order.driver) if order.database else None,
         verbosity=Verbosity.normal,
         print_blob=False,
         report_multiple_bugs=False,

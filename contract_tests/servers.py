@@ -177,10 +177,9 @@ class Servers:
         self._start_servers()
 
     def _start_servers(self) -> None:
-        commands = {LEGACY: self._uwsgi, CHANNELS: self._gunicorn}
         for name in self.backends:
             log = self.directory / f"{name}.log"
-            self.parts[name] = Part(name, commands[name](), env=self.process_env, cwd=self.root, log=log)
+            self.parts[name] = Part(name, self.command(name), env=self.process_env, cwd=self.root, log=log)
             self.parts[name].start()
         deadline = time.monotonic() + START_TIMEOUT
         for name in self.backends:
@@ -211,6 +210,10 @@ class Servers:
             bus.close()
         except (RealtimeUnavailable, ValueError) as error:
             raise StackError(str(error)) from None
+
+    def command(self, backend: str) -> list[str]:
+        """How a backend's server is started, on `ports[backend]`; it answers `health_path`, too. To be overridden."""
+        return self._uwsgi() if backend == LEGACY else self._gunicorn()
 
     def _uwsgi(self) -> list[str]:
         return [

@@ -44,6 +44,20 @@ class DeepList(list[Any]):
         return f"DeepList({self.depth})"
 
 
+class Huge(int):
+    """Ten to a power, printed short; Python refuses to print over 4,300 digits."""
+
+    power: int
+
+    def __new__(cls, power: int) -> "Huge":  # noqa: D102  # the class says it
+        huge = super().__new__(cls, 10**power)
+        huge.power = power
+        return huge
+
+    def __repr__(self) -> str:
+        return f"Huge({self.power})"
+
+
 def said_as_json(value: Any) -> Message:
     """A value as JSON, where a plain `str` would be text."""
     return Message(Kind.JSON, value)
@@ -79,6 +93,7 @@ _objects: Final = st.one_of(
     st.lists(_json, max_size=3),
     st.dictionaries(_text.filter(lambda key: key != "do"), _json, max_size=3),
     st.integers(),
+    st.sampled_from([2**53 + 1, -(2**63) - 1, 2**64, 10**400, 1.7976931348623157e308, 5e-324, -0.0]),
     st.none(),
     st.booleans(),
     _scalars.map(said_as_json),
@@ -118,6 +133,8 @@ UNCARRIABLE: Final = st.sampled_from(
         ("InvalidPayload", [float("inf")]),
         ("InvalidPayload", "\ud800"),
         ("InvalidPayload", {"a": "\udfff"}),
+        ("InvalidPayload", Huge(5_000)),
+        ("InvalidPayload", DeepList(100_000)),
         ("InvalidPayload", {1, 2}),
         ("InvalidPayload", object),
     ]

@@ -1,9 +1,14 @@
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.progress import TaskID
 
+from contract_tests.__main__ import Run, _unseen
 from contract_tests.clauses import CLAUSES, ELSEWHERE, UNCITED
+from contract_tests.drivers import DRIVERS
+from contract_tests.run import Order
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,3 +43,14 @@ def test_what_is_looked_at_elsewhere(clause: str) -> None:
     assert clause in CLAUSES
     file, _, name = ELSEWHERE[clause].test.partition("::")
     assert re.search(rf"^ *(?:async )?def {re.escape(name)}\(", (ROOT / file).read_text(), re.MULTILINE)
+
+
+def test_a_clause_that_nobody_looked_at_fails_a_whole_run() -> None:
+    held = Counter({clause: 1 for clause in CLAUSES if clause != "7.2"})
+    runs = [
+        Run(Order(name, examples=1, steps=20, acts=0, seed=1, directory=""), TaskID(0), held=held) for name in DRIVERS
+    ]
+    assert _unseen(runs) == ["7.2"]
+    assert _unseen(runs[1:]) == []  # who runs one driver knows what is left out
+    runs[0].held = Counter({"7.2": 1})
+    assert _unseen(runs) == []

@@ -276,14 +276,9 @@ def test_a_client_that_never_pauses_stops_nobody(server: Server, name: str, *, e
 
 
 def test_no_descriptor_is_left_behind(server: Server, name: str) -> None:
-    with opened(server, f"{name}first"):
-        pass
-    server.control(f"{name}first", "ended")
-    before = server.control("-", "fds")  # with what a process opens for its first client, and keeps
-
-    def endings() -> None:
+    def endings(time: str) -> None:
         for index in range(10):
-            one = f"{name}{index}"
+            one = f"{name}{time}{index}"
             with opened(server, one) as client:
                 match index % 5:
                     case 0:
@@ -302,7 +297,9 @@ def test_no_descriptor_is_left_behind(server: Server, name: str) -> None:
         for _ in range(3):
             server.get(f"/ws/{name}", HANDSHAKE | {"Sec-WebSocket-Version": "8"})
 
-    endings()
+    endings("first")
+    before = server.control("-", "fds")  # with what a process opens for its first clients, and keeps
+    endings("again")
     deadline = time.monotonic() + 10
     while (now := server.control("-", "fds")) > before and time.monotonic() < deadline:
         time.sleep(0.05)

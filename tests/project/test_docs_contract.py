@@ -1,5 +1,6 @@
 """docs/how-to/run-the-contract.md: its programs run, its options exist."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract_tests.driver import Driver
+from contract_tests.drivers import driver_named
 from tests.integration.served import clean_environment
 from tests.project.pages import DOCS, blocks
 
@@ -37,18 +39,40 @@ def test_a_shrunk_life_is_lived_again(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_driver_is_as_short_as_shown() -> None:
-    space: dict[str, object] = {}
-    exec(program("class Mine"), space)  # our own page
-    mine = space["Mine"]
-    assert isinstance(mine, type)
-    assert issubclass(mine, Driver)
-    assert set(mine.places) <= {"legacy", "channels"}
+@pytest.mark.servers
+def test_a_driver_of_somebody_elses_is_run(tmp_path: Path) -> None:
+    (tmp_path / "mysite").mkdir()
+    (tmp_path / "mysite" / "contract.py").write_text(program("class Mine"))
+    command = [sys.executable, "-m", "contract_tests", "--backends", "mysite.contract.Mine", "--profile", "quick"]
+    assert " ".join(command[1:]) in PAGE.read_text()
+    done = subprocess.run(
+        [*command, "--examples", "2"],
+        cwd=tmp_path,
+        env={**clean_environment(), "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((name, found),) = json.loads(done.stdout.removeprefix("CONTRACT "))["drivers"].items()
+    assert name == "mysite.contract.Mine"
+    assert found["examples"] >= 2
+    assert not found["failed"]
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "nobody.at.All", "contract_tests.driver.Nobody", "contract_tests.link.Link"]
+)
+def test_a_driver_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(LookupError, match=re.escape(name)):
+        driver_named(name)
 
 
 def test_what_may_be_declared_exists() -> None:
     named = re.findall(r"^\| `(\w+)` \| (?!.*everybody|.*same topics|.*in-memory)", PAGE.read_text(), re.MULTILINE)
-    assert {"has_frames", "handlers_wait", "can_stop_redis", "margin"} == set(named)
+    assert {"missing", "can_stop_redis", "margin"} == set(named)
     for name in named:
         assert hasattr(Driver, name)
 
