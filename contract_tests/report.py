@@ -101,8 +101,9 @@ def page(report: Report) -> str:
         (f"{sum(bool(column.broken) for column in report.columns)}", "drivers that failed"),
     ]
     if report.mutants:
-        killed = sum(mutant.outcome == "killed" for mutant in report.mutants)
-        figures.append((f"{killed} of {len(report.mutants)}", "mutants killed"))
+        names = {mutant.name for mutant in report.mutants}
+        alive = {mutant.name for mutant in report.mutants if mutant.outcome != "killed"}  # on one of its drivers
+        figures.append((f"{len(names - alive)} of {len(names)}", "mutants killed"))
     parts = [
         f'<header class="{"good" if report.is_good else "bad"}">',
         f'<p class="kicker">contract run, profile {escape(report.profile)}, seed {report.seed}</p>',

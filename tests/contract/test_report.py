@@ -47,7 +47,9 @@ def test_a_clause_that_nobody_looked_at_is_a_dash() -> None:
 def test_a_mutant_that_lives_makes_the_run_bad_and_stands_first() -> None:
     mutants = [
         Mutant("a-killed", "core", "doubles", "killed", "3.1", "legacy", 2),
+        Mutant("a-killed", "core", "doubles", "killed", "3.1", "channels", 3),
         Mutant("z-alive", "core", "nothing wrong", "survived"),
+        Mutant("z-alive", "core", "nothing wrong", "killed", "3.1", "legacy", 1),
     ]
     report = Report("ci", 1, AT, [column()], mutants)
     html = page(report)
