@@ -4,6 +4,7 @@
 reads the session and the database.
 """
 
+import errno
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from django.http import HttpRequest, QueryDict, parse_cookie
 from django.http.request import validate_host
 
 from shim.backends import backend
+from shim.complaints import Complaints
 from shim.conf import Conf, conf
 from shim.core.cohorts import CHANNELS, LEGACY
 from shim.core.connection import Connection as CoreConnection
@@ -35,6 +37,8 @@ from shim.visitor import Connection, Identity, identify
 
 logger = logging.getLogger("realtime")
 
+_complaints = Complaints()
+_FULL: Final = (errno.EMFILE, errno.ENFILE)
 _IN_DEBUG: Final = [".localhost", "127.0.0.1", "[::1]"]  # what Django allows in DEBUG without ALLOWED_HOSTS
 
 
@@ -277,12 +281,19 @@ def crowded(node: Node) -> Refusal:
 
 
 def refusal_of(error: Exception, connection: Connection, node: Node) -> Refusal:
-    """The refusal that an error before acceptance stands for: the facility's no, Redis away, or a bug (logged)."""
+    """The refusal that an error before acceptance stands for.
+
+    It may be the facility's no, Redis away, no descriptor left, or a bug; the last two are logged.
+    """
     if isinstance(error, PermissionDenied):
         return Refusal(403, str(error) or "the facility refused this connection")
     if isinstance(error, RealtimeUnavailable):
         return Refusal(503, "messages cannot be had just now", node.retry_after())
     if isinstance(error, Crowded):
         return crowded(node)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        if _complaints.allow("full"):
+            logger.error("no file descriptor is left for connections: raise the limit, or add processes: %s", error)
+        return Refusal(503, "this server has no room for more connections", node.retry_after())
     logger.error("%s.audiences() failed for %r", connection.facility, connection, exc_info=error)
     return Refusal(500, "the facility failed")

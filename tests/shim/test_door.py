@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +13,7 @@ from django.test import Client, override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shim.complaints import Complaints
 from shim.conf import conf
 from shim.core.cohorts import LEGACY, FlagState
 from shim.core.errors import InvalidAudience, RealtimeUnavailable
@@ -265,6 +268,19 @@ class TestRefusalOf:
         assert (refusal.retry_after is not None) == (status == 503)
         errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
         assert len(errors) == (status == 500)  # what the facility or Redis means to say is no fault
+
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+    def test_no_descriptor_left(
+        self, number: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Who comes again finds room perhaps; thousands may come, and each would be a line.
+        monkeypatch.setattr("shim.door._complaints", Complaints())
+        for _ in range(3):
+            refusal = refusal_of(OSError(number, os.strerror(number)), visitor(), node())
+            assert (refusal.status, refusal.retry_after is None) == (503, False)
+        (said,) = caplog.records
+        assert os.strerror(number) in said.getMessage()
+        assert not said.exc_info
 
 
 class TestElsewhere:
