@@ -357,6 +357,20 @@ CORE: Final = (
         ),
         (ONE_OF_EACH, publish(), publish(), publish(kept=(1, 300.0)), resume(back=3)),
     ),
+    Mutant(
+        "answers-for-topics-of-others",
+        "core",
+        "a client that names topics it does not listen to is told of them",
+        ("legacy",),
+        (
+            Edit(
+                "shim.core.hub:Hub.attach",
+                "recovered: dict[str, bool] = {}",
+                "recovered: dict[str, bool] = dict.fromkeys(_mutated(resume or {}), True)",
+            ),
+        ),
+        (ONE_OF_EACH, publish(), resume(back=0, forged="foreign")),
+    ),
     # Redis away and back (contract 7.4)
     Mutant(
         "subscriptions-forgotten",
