@@ -18,7 +18,7 @@ pytestmark = pytest.mark.servers
 PEOPLE = 200
 RATE = 2.0  # a second: without the hurry nobody here would see the end
 HURRIED = 80.0
-LATE = 1.0  # seconds that a slot may be used late: half a round, the timers, and a machine with other things to do
+LATE = 1.4  # seconds that a slot may be used late: half a round, the timers, and a machine with other things to do
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,16 @@
 """What connections leave behind: nothing. Looked at from outside: Redis, and the processes' descriptors."""
 
-import itertools
-import json
 import os
-import resource
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection
 
-from tests.integration.contract.cluster import MORE, PATIENCE, Cluster, Place, wait_until
+from tests.integration.contract.cluster import MORE, Cluster, Place, wait_until
 from tests.integration.contract.wire import TEXT, Wire, close_frame, frame, raw
 
 pytestmark = pytest.mark.servers
@@ -92,45 +87,6 @@ def test_nothing_stays(place: Place, cluster: Cluster, redis: Any, name: str) ->
         lambda: all(descriptors(pids)[pid] <= before[pid] + SLACK for pid in pids),
         what=f"descriptors stay open: {before} before, now {descriptors(pids)}",
     )
-
-
-@contextmanager
-def room_for(n: int, pids: set[int]) -> Iterator[None]:
-    """Processes that may open so many descriptors more."""
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
-    try:
-        for pid, (_, hard) in before.items():
-            taken = set(map(int, os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208  # names, not paths
-            free = (number for number in itertools.count() if number not in taken)
-            least = list(itertools.islice(free, n + 1))[n]  # the first that it must not have
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (least, hard))
-        yield
-    finally:
-        for pid, limits in before.items():
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
-
-
-def test_no_descriptor_is_left(cluster: Cluster, name: str) -> None:
-    # contract 1.1: there is no room, as when too many come; who comes again gets in once there is some.
-    # On channels a connection has its one descriptor before anybody asks us; until there is one, clients wait.
-    place, pids = cluster.place("legacy"), cluster.pids("legacy")
-    come_and_go(place, f"{name}-warm", 24)
-    with ExitStack() as stack:
-        with room_for(2, pids):
-            inside: list[ClientConnection] = []
-            response = None
-            while response is None and len(inside) < 50:  # some get in, as those who came before leave
-                try:
-                    inside.append(stack.enter_context(raw(place, listen=[["g", name]])))
-                except InvalidStatus as error:
-                    response = error.response
-            assert response is not None
-            assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (503, True)
-            inside[0].send(json.dumps({"do": "echo", "value": "still here"}))
-            assert inside[0].recv(PATIENCE) == "still here"
-        for _ in range(8):
-            stack.enter_context(raw(place, listen=[["g", name]]))
-    assert 0 < place.log.read_text().count("no file descriptor is left") <= len(pids)
 
 
 def test_a_topic_is_one_subscription(both: list[Place], cluster: Cluster, redis: Any, name: str) -> None:
